@@ -1,0 +1,3 @@
+//! engraft runs ONNX language models and corrects them with editing methods loaded as plugins.
+
+pub mod base;

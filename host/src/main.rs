@@ -1,0 +1,3 @@
+//! The command line of engraft.
+
+fn main() {}

@@ -1,0 +1,314 @@
+//! What a method may ask of the host: data in, data out. The model itself is never handed over, and nothing a method
+//! asks for changes it.
+//!
+//! Rows of tokens are right-padded by the host; positions are absolute and count from 0 at the row's first token.
+
+use std::ops::Range;
+
+use crate::change::Change;
+use crate::error::MethodError;
+use crate::site::Site;
+use crate::tensor::Tensor;
+use crate::weight::WeightRef;
+
+/// A position of a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Place {
+    /// Which row of the request.
+    pub row: usize,
+    /// Which token of the row.
+    pub pos: usize,
+}
+
+/// Facts of the model.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ModelFacts {
+    /// The hash that binds artefacts to this model.
+    pub hash: String,
+    /// The number of blocks.
+    pub layers: usize,
+    /// The width of the residual stream.
+    pub d_model: usize,
+    /// The width of `mlp.post`.
+    pub d_mlp: usize,
+    /// The number of attention heads.
+    pub heads: usize,
+    /// The number of rows of the unembedding.
+    pub vocab: usize,
+    /// The longest row, in tokens.
+    pub context: usize,
+    /// The token that begins texts and separates documents, where the tokenizer has one.
+    pub start_token: Option<u32>,
+    /// The sites that the graph has.
+    pub sites: Vec<Site>,
+    /// The weights that the graph has.
+    pub weights: Vec<WeightRef>,
+    /// Context prefixes that ship with the model, each with one `{}` for the prompt.
+    pub prefixes: Vec<String>,
+}
+
+/// A text as tokens.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tokens {
+    /// Token ids.
+    pub ids: Vec<u32>,
+    /// The bytes of the text that each token covers.
+    pub spans: Vec<Range<usize>>,
+}
+
+impl Tokens {
+    /// The index of the last token that covers a byte of `span`.
+    pub fn last_in(&self, span: &Range<usize>) -> Option<usize> {
+        self.spans.iter().rposition(|s| s.start < span.end && s.end > span.start)
+    }
+
+    /// The index of the first token that covers a byte of `span`.
+    pub fn first_in(&self, span: &Range<usize>) -> Option<usize> {
+        self.spans.iter().position(|s| s.start < span.end && s.end > span.start)
+    }
+}
+
+/// Values put in at a site.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Poke {
+    /// Where.
+    pub site: Site,
+    /// At which rows and positions, each at most once.
+    pub places: Vec<Place>,
+    /// `[places.len(), width]`, or `[1, width]` for the same vector everywhere.
+    pub values: Tensor,
+}
+
+/// An activation to read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tap {
+    /// Which.
+    pub site: Site,
+    /// `None` reads every position, `[rows, longest, ...]` with zeros in the padding; else `[places.len(), ...]`.
+    pub places: Option<Vec<Place>>,
+}
+
+/// A forward pass.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct RunRequest {
+    /// Token ids, a row each.
+    pub rows: Vec<Vec<u32>>,
+    /// Activations to read.
+    pub taps: Vec<Tap>,
+    /// Activations replaced, before anything is added.
+    pub overwrites: Vec<Poke>,
+    /// Vectors added to activations.
+    pub adds: Vec<Poke>,
+    /// Where to read logits.
+    pub logits: Vec<Place>,
+    /// Changes evaluated as if they were committed.
+    pub under: Vec<Change>,
+}
+
+/// What a forward pass gave.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RunReply {
+    /// One tensor for each tap.
+    pub taps: Vec<Tensor>,
+    /// `[logits.len(), vocab]`
+    pub logits: Tensor,
+}
+
+/// A term of a loss. The loss is the sum of `weight · term`.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Term {
+    /// −log p(token) of the next-token distribution at a place, in nats.
+    Nll {
+        /// Where the distribution is read.
+        place: Place,
+        /// The token that should follow.
+        token: u32,
+        /// Its factor in the loss.
+        weight: f32,
+    },
+    /// Kullback-Leibler divergence between the distribution at a place and a recorded one, in nats.
+    Kl {
+        /// Where the distribution is read.
+        place: Place,
+        /// Log-probabilities of the recorded distribution, `vocab` values.
+        reference: Vec<f32>,
+        /// Which of the two is the expectation's.
+        direction: KlDirection,
+        /// Its factor in the loss.
+        weight: f32,
+    },
+    /// The dot product of a vector with an activation: its gradient at the place is the vector itself.
+    Seed {
+        /// Which activation.
+        site: Site,
+        /// Where.
+        place: Place,
+        /// One value for each channel of the site.
+        vector: Vec<f32>,
+        /// Its factor in the loss.
+        weight: f32,
+    },
+}
+
+/// The direction of a divergence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum KlDirection {
+    /// KL(current ‖ recorded).
+    FromCurrent,
+    /// KL(recorded ‖ current).
+    FromReference,
+}
+
+/// With respect to what a loss is differentiated.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Wrt {
+    /// The values of `adds[i]`: `[places, width]`, one row for each place also where one vector is shared.
+    Add(usize),
+    /// A weight: the shape of the weight.
+    Weight(WeightRef),
+    /// The factors of a linear weight's gradient: its input `[rows, longest, in]` and the loss's gradient with
+    /// respect to its output `[rows, longest, out]`.
+    Pairs(WeightRef),
+    /// The tensors of `under[i]`, in the order of [`Delta::tensors`](crate::Delta::tensors).
+    Trial(usize),
+}
+
+/// A loss and its gradients.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct GradientRequest {
+    /// Token ids, a row each.
+    pub rows: Vec<Vec<u32>>,
+    /// Activations replaced, before anything is added.
+    pub overwrites: Vec<Poke>,
+    /// Vectors added to activations.
+    pub adds: Vec<Poke>,
+    /// Changes evaluated as if they were committed.
+    pub under: Vec<Change>,
+    /// The loss.
+    pub terms: Vec<Term>,
+    /// The variables.
+    pub wrt: Vec<Wrt>,
+}
+
+/// A loss and its gradients.
+#[derive(Clone, Debug, PartialEq)]
+pub struct GradientReply {
+    /// Σ weight · term.
+    pub loss: f32,
+    /// The terms, unweighted, in the order of the request.
+    pub terms: Vec<f32>,
+    /// The gradients, one list for each variable (two tensors for `Pairs`, those of the delta for `Trial`).
+    pub gradients: Vec<Vec<Tensor>>,
+}
+
+/// How the next token is chosen.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Decoding {
+    /// The most probable one.
+    Greedy,
+    /// Drawn from the `k` most probable ones.
+    TopK {
+        /// How many are drawn from.
+        k: usize,
+        /// Divides the logits.
+        temperature: f32,
+        /// Seeds the draws.
+        seed: u64,
+    },
+}
+
+/// A continuation of prompts.
+#[derive(Clone, Debug, PartialEq)]
+pub struct GenerateRequest {
+    /// Token ids, a row each; none empty.
+    pub rows: Vec<Vec<u32>>,
+    /// How many tokens are appended at most.
+    pub max_new: usize,
+    /// How they are chosen.
+    pub decoding: Decoding,
+    /// A token that ends a row; it is not returned.
+    pub stop: Vec<u32>,
+    /// Changes evaluated as if they were committed.
+    pub under: Vec<Change>,
+}
+
+/// A statistic of a site over the experiment's corpus.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SecondMoment {
+    /// The uncentred second moment E[x xᵀ], `[width, width]`.
+    pub matrix: Tensor,
+    /// How many positions it is the mean of.
+    pub tokens: u64,
+}
+
+/// How serious a message is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Level {
+    /// For whoever looks for a fault.
+    Debug,
+    /// For whoever watches.
+    Info,
+    /// Something the user should know.
+    Warn,
+}
+
+/// The host as a method sees it. All calls may be made from any thread; each may fail with an error of the host,
+/// whose code begins with `host-`.
+pub trait ModelAccess: Send + Sync {
+    /// Facts of the model; cheap.
+    fn facts(&self) -> ModelFacts;
+
+    /// Splits a text into tokens. No special token is added.
+    ///
+    /// # Errors
+    /// If the model has no tokenizer or it cannot encode the text.
+    fn tokenize(&self, text: &str) -> Result<Tokens, MethodError>;
+
+    /// Joins tokens to a text.
+    ///
+    /// # Errors
+    /// If the model has no tokenizer or an id is out of range.
+    fn decode(&self, ids: &[u32]) -> Result<String, MethodError>;
+
+    /// A weight as the model has it now, `W[in, out]`.
+    ///
+    /// # Errors
+    /// If the model has no such weight.
+    fn weight(&self, weight: WeightRef) -> Result<Tensor, MethodError>;
+
+    /// A forward pass.
+    ///
+    /// # Errors
+    /// If a site, place or shape does not fit the model, or the runtime fails.
+    fn run(&self, request: &RunRequest) -> Result<RunReply, MethodError>;
+
+    /// A loss and its gradients.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run), and if an operator on the way has no gradient.
+    fn gradient(&self, request: &GradientRequest) -> Result<GradientReply, MethodError>;
+
+    /// Continues each row and returns the new tokens.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run), and if a row would outgrow the context.
+    fn generate(&self, request: &GenerateRequest) -> Result<Vec<Vec<u32>>, MethodError>;
+
+    /// The second moment of a site over the experiment's corpus, computed once and kept.
+    ///
+    /// # Errors
+    /// If there is no corpus, or the site has no vectors of one width.
+    fn second_moment(&self, site: Site) -> Result<SecondMoment, MethodError>;
+
+    /// The seed of a named random stream of this edit: the same name gives the same seed.
+    fn random(&self, stream: &str) -> u64;
+
+    /// True once the user has asked to stop: return [`MethodError::cancelled`] soon.
+    fn cancelled(&self) -> bool;
+
+    /// Tells how far the call is.
+    fn progress(&self, done: u64, total: u64, what: &str);
+
+    /// Says something.
+    fn log(&self, level: Level, message: &str);
+}

@@ -1,0 +1,145 @@
+//! Tensors as plain data: a shape and a flat row-major buffer. No arithmetic lives here; `ndarray` views do that.
+
+use ndarray::{ArrayView2, ArrayViewD, IxDyn};
+
+use crate::error::MethodError;
+
+/// The element type and values of a [`Tensor`].
+#[derive(Clone, Debug, PartialEq)]
+pub enum Data {
+    /// 32-bit floats.
+    F32(Vec<f32>),
+    /// 64-bit signed integers.
+    I64(Vec<i64>),
+}
+
+/// A dense, row-major tensor that owns its values.
+///
+/// # Shapes
+/// `shape.iter().product()` equals the number of values; a scalar has an empty shape.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Tensor {
+    shape: Vec<usize>,
+    data: Data,
+}
+
+impl Tensor {
+    /// A tensor of floats.
+    ///
+    /// # Errors
+    /// `tensor-shape` if `shape` does not describe `values.len()` values.
+    pub fn f32(shape: impl Into<Vec<usize>>, values: Vec<f32>) -> Result<Self, MethodError> {
+        Self::checked(shape.into(), Data::F32(values))
+    }
+
+    /// A tensor of integers.
+    ///
+    /// # Errors
+    /// `tensor-shape` if `shape` does not describe `values.len()` values.
+    pub fn i64(shape: impl Into<Vec<usize>>, values: Vec<i64>) -> Result<Self, MethodError> {
+        Self::checked(shape.into(), Data::I64(values))
+    }
+
+    /// A tensor of zeros.
+    pub fn zeros(shape: impl Into<Vec<usize>>) -> Self {
+        let shape = shape.into();
+        let len = shape.iter().product();
+        Self { shape, data: Data::F32(vec![0.0; len]) }
+    }
+
+    /// Copies any `ndarray` array or view of floats into a tensor, in row-major order.
+    pub fn from_array<S, D>(array: &ndarray::ArrayBase<S, D>) -> Self
+    where
+        S: ndarray::Data<Elem = f32>,
+        D: ndarray::Dimension,
+    {
+        Self { shape: array.shape().to_vec(), data: Data::F32(array.iter().copied().collect()) }
+    }
+
+    fn checked(shape: Vec<usize>, data: Data) -> Result<Self, MethodError> {
+        let len = match &data {
+            Data::F32(v) => v.len(),
+            Data::I64(v) => v.len(),
+        };
+        let wanted = shape.iter().try_fold(1usize, |acc, &d| acc.checked_mul(d));
+        if wanted == Some(len) {
+            Ok(Self { shape, data })
+        } else {
+            Err(MethodError::new("tensor-shape", format!("shape {shape:?} does not hold {len} values")))
+        }
+    }
+
+    /// The extents, outermost first.
+    pub fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    /// The typed values.
+    pub fn data(&self) -> &Data {
+        &self.data
+    }
+
+    /// The number of values.
+    pub fn len(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// True if the tensor holds no value.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The values as a flat slice of floats.
+    ///
+    /// # Errors
+    /// `tensor-type` if the tensor holds integers.
+    pub fn as_f32(&self) -> Result<&[f32], MethodError> {
+        match &self.data {
+            Data::F32(values) => Ok(values),
+            Data::I64(_) => Err(MethodError::new("tensor-type", "expected a tensor of f32, found i64")),
+        }
+    }
+
+    /// The values as a flat slice of integers.
+    ///
+    /// # Errors
+    /// `tensor-type` if the tensor holds floats.
+    pub fn as_i64(&self) -> Result<&[i64], MethodError> {
+        match &self.data {
+            Data::I64(values) => Ok(values),
+            Data::F32(_) => Err(MethodError::new("tensor-type", "expected a tensor of i64, found f32")),
+        }
+    }
+
+    /// Takes the float buffer out of the tensor.
+    ///
+    /// # Errors
+    /// `tensor-type` if the tensor holds integers.
+    pub fn into_f32(self) -> Result<Vec<f32>, MethodError> {
+        match self.data {
+            Data::F32(values) => Ok(values),
+            Data::I64(_) => Err(MethodError::new("tensor-type", "expected a tensor of f32, found i64")),
+        }
+    }
+
+    /// An `ndarray` view of any rank.
+    ///
+    /// # Errors
+    /// `tensor-type` if the tensor holds integers.
+    pub fn view(&self) -> Result<ArrayViewD<'_, f32>, MethodError> {
+        ArrayViewD::from_shape(IxDyn(&self.shape), self.as_f32()?)
+            .map_err(|e| MethodError::new("tensor-shape", e.to_string()))
+    }
+
+    /// An `ndarray` view as a matrix.
+    ///
+    /// # Errors
+    /// `tensor-type` if the tensor holds integers, `tensor-shape` if it is not of rank 2.
+    pub fn matrix(&self) -> Result<ArrayView2<'_, f32>, MethodError> {
+        match self.shape[..] {
+            [rows, cols] => ArrayView2::from_shape((rows, cols), self.as_f32()?)
+                .map_err(|e| MethodError::new("tensor-shape", e.to_string())),
+            _ => Err(MethodError::new("tensor-shape", format!("expected a matrix, found shape {:?}", self.shape))),
+        }
+    }
+}
