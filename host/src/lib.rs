@@ -1,3 +1,4 @@
 //! engraft runs ONNX language models and corrects them with editing methods loaded as plugins.
 
 pub mod base;
+pub mod graph;

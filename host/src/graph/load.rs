@@ -1,0 +1,149 @@
+//! Reading a model file, with every check that can be made before a runtime sees it.
+
+use std::collections::{BTreeMap, HashSet};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use onnx_protobuf::{Message, ModelProto};
+
+use super::codes;
+use super::container::Graph;
+use super::external::ExternalFiles;
+use super::initializer::Initializer;
+use super::node::Node;
+use crate::base::{Error, Result};
+
+impl Graph {
+    /// The .onnx file of a model folder, in the layouts that exporters write; a path of a file is that file.
+    ///
+    /// # Errors
+    /// `model-missing` if there is none, or several `decoder_model*.onnx` and no plain one.
+    pub fn find(model: &Path) -> Result<PathBuf> {
+        if model.is_file() {
+            return Ok(model.to_path_buf());
+        }
+        if !model.is_dir() {
+            let text = format!("there is no file or folder `{}`", model.display());
+            return Err(
+                Error::new(&codes::MODEL_MISSING, text).help("give a model folder or the path of an .onnx file")
+            );
+        }
+        let names = ["model.onnx", "onnx/model.onnx", "decoder_model.onnx", "onnx/decoder_model.onnx"];
+        if let Some(found) = names.iter().map(|n| model.join(n)).find(|p| p.is_file()) {
+            return Ok(found);
+        }
+        let mut others: Vec<PathBuf> = std::fs::read_dir(model)
+            .map_err(|e| Error::new(&codes::MODEL_UNREADABLE, format!("cannot list `{}`", model.display())).because(e))?
+            .filter_map(|entry| entry.ok().map(|e| e.path()))
+            .filter(|p| p.extension().is_some_and(|e| e == "onnx"))
+            .collect();
+        others.sort();
+        match others.as_slice() {
+            [one] => Ok(one.clone()),
+            [] => Err(Error::new(&codes::MODEL_MISSING, format!("`{}` holds no .onnx file", model.display()))),
+            several => {
+                let list: Vec<String> = several.iter().map(|p| p.display().to_string()).collect();
+                let text = format!("`{}` holds several models and no `model.onnx`", model.display());
+                Err(Error::new(&codes::MODEL_MISSING, text).help(format!("name one of {}", list.join(", "))))
+            }
+        }
+    }
+
+    /// Reads a model: a folder or an .onnx file.
+    ///
+    /// # Errors
+    /// `model-missing`, `model-unreadable`, `model-not-onnx`, `graph-invalid`, `graph-unsupported`, or what is wrong
+    /// with its external data.
+    pub fn load(model: &Path) -> Result<Self> {
+        let path = Self::find(model)?;
+        let bytes = std::fs::read(&path).map_err(|e| {
+            Error::new(&codes::MODEL_UNREADABLE, format!("cannot read `{}`", path.display())).because(e)
+        })?;
+        Self::parse(&bytes, &path)
+    }
+
+    /// Reads a model from bytes; `path` is where its external data is relative to, and what messages name.
+    ///
+    /// # Errors
+    /// As [`Graph::load`].
+    pub fn parse(bytes: &[u8], path: &Path) -> Result<Self> {
+        let not_onnx = |why: String| {
+            Error::new(&codes::MODEL_NOT_ONNX, format!("`{}` is not an ONNX model: {why}", path.display()))
+        };
+        if bytes.is_empty() {
+            return Err(not_onnx("the file is empty".into()));
+        }
+        let mut model =
+            ModelProto::parse_from_bytes(bytes).map_err(|e| not_onnx("it does not parse".into()).because(e))?;
+        if model.ir_version == 0 || model.opset_import.is_empty() {
+            return Err(not_onnx("it declares no format version or operator set".into()));
+        }
+        let unsupported = |what: String| {
+            Err(Error::new(&codes::GRAPH_UNSUPPORTED, format!("`{}` {what}", path.display()))
+                .help("export the model without it"))
+        };
+        if !model.functions.is_empty() {
+            return unsupported(format!("has {} model-local functions", model.functions.len()));
+        }
+        let Some(graph) = model.graph.as_mut() else { return Err(not_onnx("it holds no graph".into())) };
+        if !graph.sparse_initializer.is_empty() {
+            return unsupported("has sparse initializers".into());
+        }
+        let nodes: Vec<Node> = std::mem::take(&mut graph.node).into_iter().map(Node::from_proto).collect();
+        let (inputs, outputs) = (std::mem::take(&mut graph.input), std::mem::take(&mut graph.output));
+        let mut initializers = BTreeMap::new();
+        let mut initializer_order = Vec::new();
+        for proto in std::mem::take(&mut graph.initializer) {
+            initializer_order.push(proto.name.clone());
+            if let Some(twice) = initializers.insert(proto.name.clone(), Initializer::from_proto(proto)) {
+                let text = format!("`{}` has two initializers named `{}`", path.display(), twice.name());
+                return Err(Error::new(&codes::GRAPH_INVALID, text));
+            }
+        }
+        for initializer in initializers.values() {
+            initializer.byte_len()?;
+        }
+        let files = ExternalFiles::open(path, initializers.values())?;
+        let folder = path.parent().map(Path::to_path_buf).unwrap_or_default();
+        let out = Self {
+            shell: Arc::new(model),
+            nodes,
+            inputs,
+            outputs,
+            initializers,
+            initializer_order,
+            folder,
+            files: Arc::new(files),
+        };
+        out.check(path)?;
+        Ok(out)
+    }
+
+    /// Every edge is made once, and before it is read.
+    fn check(&self, path: &Path) -> Result<()> {
+        let invalid = |what: String| {
+            Err(Error::new(&codes::GRAPH_INVALID, format!("the graph of `{}` is invalid: {what}", path.display())))
+        };
+        if self.nodes.is_empty() {
+            return invalid("it has no nodes".into());
+        }
+        let mut made: HashSet<&str> = self.initializers.keys().map(String::as_str).collect();
+        made.extend(self.inputs.iter().map(|i| i.name.as_str()));
+        for node in &self.nodes {
+            for edge in node.inputs().iter().filter(|e| !e.is_empty()) {
+                if !made.contains(edge.as_str()) {
+                    return invalid(format!("{} reads `{edge}`, which nothing before it makes", node.label()));
+                }
+            }
+            for edge in node.outputs().iter().filter(|e| !e.is_empty()) {
+                if !made.insert(edge) {
+                    return invalid(format!("{} makes `{edge}` a second time", node.label()));
+                }
+            }
+        }
+        match self.outputs.iter().find(|o| !made.contains(o.name.as_str())) {
+            Some(output) => invalid(format!("the output `{}` is made by nothing", output.name)),
+            None => Ok(()),
+        }
+    }
+}
