@@ -1,3 +1,5 @@
 //! engraft runs ONNX language models and corrects them with editing methods loaded as plugins.
 
 pub mod base;
+pub mod data;
+pub mod metrics;
