@@ -16,4 +16,4 @@ pub use generalization::generalization;
 pub use locality::locality;
 pub use observe::{Observation, Pair, observe};
 pub use scorer::{Query, Scored, Scorer};
-pub use scores::{Scores, Shares};
+pub use scores::{Regime, Scores, Shares};

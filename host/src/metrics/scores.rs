@@ -4,6 +4,46 @@ use serde::{Deserialize, Serialize};
 
 use super::{Observation, Pair, accuracy, generalization, locality};
 
+/// How a probe is judged. Regimes are never mixed in one column.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Regime {
+    /// Comparison of probabilities: ES, PS and NS of Meng et al. 2022.
+    Probability,
+    /// Every token, teacher-forced.
+    Argmax,
+    /// The mean over tokens, teacher-forced.
+    TokenMean,
+}
+
+impl Regime {
+    /// Every regime, the one that counts first.
+    pub const ALL: [Self; 3] = [Self::Argmax, Self::Probability, Self::TokenMean];
+
+    /// Its key in files.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Probability => "probability",
+            Self::Argmax => "argmax",
+            Self::TokenMean => "token_mean",
+        }
+    }
+
+    /// What it counts, in a sentence.
+    pub fn summary(self) -> &'static str {
+        match self {
+            Self::Probability => {
+                "A probe counts if the expected continuation has a higher mean log-probability per token than its \
+                 rival (ES, PS, NS)."
+            }
+            Self::Argmax => {
+                "A probe counts if every target token is the most probable one under teacher forcing; for locality, \
+                 if every one is what the unedited model had there (`correct` asks for the truth instead)."
+            }
+            Self::TokenMean => "The share of target tokens that count by `argmax`.",
+        }
+    }
+}
+
 /// One property in the three regimes, which are never mixed; shares in [0, 1].
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Shares {
@@ -21,6 +61,15 @@ pub struct Shares {
 }
 
 impl Shares {
+    /// The share in one regime.
+    pub fn share(&self, regime: Regime) -> Option<f64> {
+        match regime {
+            Regime::Probability => self.probability,
+            Regime::Argmax => Some(self.argmax),
+            Regime::TokenMean => Some(self.token_mean),
+        }
+    }
+
     /// The shares of probes by what is expected of them, each probe with the same weight; `None` without probes.
     pub(super) fn of_targets(pairs: &[Pair]) -> Option<Self> {
         Some(Self {
