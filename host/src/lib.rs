@@ -2,5 +2,6 @@
 
 pub mod base;
 pub mod data;
+pub mod experiment;
 pub mod metrics;
 pub mod report;

@@ -47,9 +47,8 @@ pub fn observe(scorer: &dyn Scorer, record: &Record) -> Result<Observation> {
         rival: record.request.target.old.clone(),
     };
     let probes = || std::iter::once(&rewrite).chain(&record.probes.paraphrases).chain(&record.probes.neighbours);
-    let queries: Vec<Query> = probes()
-        .flat_map(|p| std::iter::once(&p.expected).chain(&p.rival).map(|c| query(&p.prompt, c)))
-        .collect();
+    let queries: Vec<Query> =
+        probes().flat_map(|p| std::iter::once(&p.expected).chain(&p.rival).map(|c| query(&p.prompt, c))).collect();
     let scores = scorer.score(&queries)?;
     check(&queries, &scores)?;
 

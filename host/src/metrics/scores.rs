@@ -122,9 +122,8 @@ impl Scores {
 
     /// The means over records, each property over the records that have it.
     pub fn mean(all: &[Self]) -> Self {
-        let over = |property: fn(&Self) -> Option<Shares>| {
-            Shares::mean(&all.iter().filter_map(property).collect::<Vec<_>>())
-        };
+        let over =
+            |property: fn(&Self) -> Option<Shares>| Shares::mean(&all.iter().filter_map(property).collect::<Vec<_>>());
         Self {
             accuracy: over(|s| s.accuracy),
             generalization: over(|s| s.generalization),
