@@ -85,7 +85,7 @@ pub fn load(kind: DataKind, path: &Path, limit: Option<usize>) -> Result<Dataset
     let bytes = fs::read(path).map_err(|e| unreadable(e.into()))?;
     let text = std::str::from_utf8(&bytes).map_err(|e| unreadable(e.into()))?;
     let (records, skipped) = match kind {
-        DataKind::CounterFact => counterfact::parse(text.trim_start_matches('\u{feff}'), path, limit)?,
+        DataKind::CounterFact => counterfact::parse(text.strip_prefix('\u{feff}').unwrap_or(text), path, limit)?,
     };
     if records.is_empty() {
         let why = match skipped.first() {

@@ -9,12 +9,14 @@ use std::ops::Range;
 use engraft_plugin_api::ParamValue;
 use engraft_plugin_api::params::nearest;
 use serde::{Deserialize, Serialize};
-use toml::Spanned;
 use toml::de::{DeTable, Deserializer};
 
 use super::source::Source;
 use super::{codes, overrides};
 use crate::base::{Error, Result};
+
+/// A value with its span in the source.
+pub(super) type Spanned<T> = toml::Spanned<T>;
 
 /// A whole experiment.
 #[derive(Debug, Deserialize)]

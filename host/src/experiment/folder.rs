@@ -91,19 +91,14 @@ impl Folder {
     /// Compares the manifest of an interrupted run with what it would be now.
     ///
     /// # Errors
-    /// `resume-differs` if the model, the data or a library is another one; `resume-missing`.
+    /// `resume-differs` if the model, the data, the device, the runtime or a library is another one; `resume-missing`.
     pub fn verify(&self, now: &Manifest) -> Result<Manifest> {
         let file = self.path.join(MANIFEST);
         let bytes = fs::read(&file).map_err(|e| missing(&self.path, MANIFEST, e))?;
         let before: Manifest = serde_json::from_slice(&bytes).map_err(|e| missing(&self.path, MANIFEST, e))?;
-        let hashes = |m: &Manifest| {
-            let methods = m.methods.iter().map(|method| (format!("the plugin of `{}`", method.label), &method.hash));
-            let files = [("the model".to_owned(), &m.model.hash), ("the data".to_owned(), &m.data.hash)];
-            files.into_iter().chain(methods).map(|(what, hash)| (what, hash.clone())).collect::<Vec<_>>()
-        };
-        for ((what, old), (_, new)) in hashes(&before).into_iter().zip(hashes(now)) {
+        for ((what, old), (_, new)) in identity(&before).into_iter().zip(identity(now)) {
             if old != new {
-                return Err(differs(&self.path, &format!("{what} had the hash {old}, now {new}")));
+                return Err(differs(&self.path, &format!("{what} was {old}, now it is {new}")));
             }
         }
         Ok(before)
@@ -177,6 +172,19 @@ impl Folder {
         }
         Ok(lines)
     }
+}
+
+/// What numbers depend on besides the settings, and cannot be told from them.
+fn identity(manifest: &Manifest) -> Vec<(String, &str)> {
+    let Manifest { model, data, methods, .. } = manifest;
+    let mut out = vec![
+        ("the model's hash".to_owned(), model.hash.as_str()),
+        ("the data's hash".to_owned(), &data.hash),
+        ("the device".to_owned(), &model.device),
+        ("the runtime".to_owned(), &model.runtime),
+    ];
+    out.extend(methods.iter().map(|m| (format!("the hash of the plugin of `{}`", m.label), m.hash.as_str())));
+    out
 }
 
 /// The first line in which two texts differ, in words.

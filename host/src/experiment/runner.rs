@@ -14,7 +14,7 @@ use super::plan::Plan;
 use super::workbench::{Edit, Workbench};
 use super::{clock, codes};
 use crate::base::{Class, Error, Result};
-use crate::metrics::{Observation, Scores, observe};
+use crate::metrics::{Observation, Scores, observe, write};
 use crate::report::{CaseLine, Failure, Manifest, MethodSummary, RequestLine, Stage, Summary, TextPair, markdown};
 
 /// How a run is steered and watched.
@@ -279,7 +279,7 @@ impl Runner<'_> {
         let observation = observe(scorer, record)?;
         let text = match tokens {
             0 => String::new(),
-            _ => scorer.generate(std::slice::from_ref(&record.prompt), tokens)?.pop().unwrap_or_default(),
+            _ => write(scorer, &record.prompt, tokens)?,
         };
         Ok(Before { observation, text })
     }

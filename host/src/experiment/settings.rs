@@ -7,7 +7,7 @@ use std::path::{Component, Path, PathBuf};
 
 use engraft_plugin_api::{MethodError, ParamSpec, ParamValue, Params};
 
-use super::config::{self, Config, Mode};
+use super::config::{self, Config, Mode, Spanned};
 use super::source::Source;
 use super::{codes, resolved};
 use crate::base::{Error, Result};
@@ -109,7 +109,7 @@ impl Settings {
         let wrong = |span: &Range<usize>, why: String| {
             Error::new(&codes::CONFIG_VALUE, format!("{}: {why}", source.place(span)))
         };
-        let existing = |key: &str, value: &toml::Spanned<String>| {
+        let existing = |key: &str, value: &Spanned<String>| {
             let path = tidy(&base.join(value.get_ref()));
             if path.exists() {
                 return Ok(path);

@@ -14,6 +14,6 @@ mod scores;
 pub use accuracy::accuracy;
 pub use generalization::generalization;
 pub use locality::locality;
-pub use observe::{Observation, Pair, observe};
+pub use observe::{Observation, Pair, observe, write};
 pub use scorer::{Query, Scored, Scorer};
 pub use scores::{Regime, Scores, Shares};

@@ -62,6 +62,18 @@ pub fn observe(scorer: &dyn Scorer, record: &Record) -> Result<Observation> {
     Ok(Observation { rewrite: rewrite_pair, paraphrases, neighbours: pairs.collect() })
 }
 
+/// What the model writes after a prompt, at most `max_new` tokens.
+///
+/// # Errors
+/// Those of the scorer, and `scores-shape`.
+pub fn write(scorer: &dyn Scorer, prompt: &str, max_new: usize) -> Result<String> {
+    let mut texts = scorer.generate(&[prompt.to_owned()], max_new)?;
+    match (texts.pop(), texts.is_empty()) {
+        (Some(text), true) => Ok(text),
+        _ => Err(Error::new(&codes::SCORES_SHAPE, format!("expected one text after `{prompt}`, found another number"))),
+    }
+}
+
 fn query(prompt: &str, continuation: &str) -> Query {
     Query { prompt: prompt.to_owned(), continuation: format!(" {continuation}") }
 }
@@ -92,4 +104,76 @@ fn check(queries: &[Query], scores: &[Scored]) -> Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::Probes;
+    use engraft_plugin_api::{EditRequest, Target};
+    use std::cell::RefCell;
+
+    /// Remembers what it was asked, and answers each query with its number.
+    struct Counting {
+        asked: RefCell<Vec<Query>>,
+        first: f32,
+        missing: usize,
+    }
+
+    impl Scorer for Counting {
+        fn score(&self, queries: &[Query]) -> Result<Vec<Scored>> {
+            self.asked.borrow_mut().extend_from_slice(queries);
+            let one = |i| Scored { tokens: vec![i], log_probs: vec![self.first - i as f32], predicted: vec![0] };
+            Ok((0..(queries.len() - self.missing) as u32).map(one).collect())
+        }
+
+        fn generate(&self, _: &[String], _: usize) -> Result<Vec<String>> {
+            Ok(vec![String::new(); 2])
+        }
+    }
+
+    fn look(first: f32, missing: usize) -> (Result<Observation>, Vec<Query>) {
+        let probe = |prompt: &str, rival: Option<&str>| Probe {
+            prompt: prompt.into(),
+            expected: "yes".into(),
+            rival: rival.map(str::to_owned),
+        };
+        let target = Target { new: "Kelm".into(), old: Some("Orvia".into()) };
+        let record = Record {
+            id: "1".into(),
+            request: EditRequest { id: "1".into(), prompt: "{} is".into(), subject: Some("P".into()), target },
+            prompt: "P is".into(),
+            probes: Probes {
+                paraphrases: vec![probe("a", None)],
+                neighbours: vec![probe("b", Some("no")), probe("c", None)],
+                ..Probes::default()
+            },
+        };
+        let scorer = Counting { asked: RefCell::default(), first, missing };
+        (observe(&scorer, &record), scorer.asked.take())
+    }
+
+    #[test]
+    fn every_probe_gets_its_own_scores() {
+        let (observation, asked) = look(0.0, 0);
+        let asked: Vec<_> = asked.iter().map(|q| (q.prompt.as_str(), q.continuation.as_str())).collect();
+        assert_eq!(
+            asked,
+            [("P is", " Kelm"), ("P is", " Orvia"), ("a", " yes"), ("b", " yes"), ("b", " no"), ("c", " yes")]
+        );
+        let observation = observation.unwrap();
+        let ids = |pair: &Pair| (pair.expected.tokens[0], pair.rival.as_ref().map(|r| r.tokens[0]));
+        assert_eq!(ids(&observation.rewrite), (0, Some(1)));
+        assert_eq!(observation.paraphrases.iter().map(ids).collect::<Vec<_>>(), [(2, None)]);
+        assert_eq!(observation.neighbours.iter().map(ids).collect::<Vec<_>>(), [(3, Some(4)), (5, None)]);
+    }
+
+    #[test]
+    fn a_broken_model_or_scorer_is_not_measured() {
+        let code = |(result, _): (Result<Observation>, _)| result.map_err(|e| e.code().id).err();
+        assert_eq!(code(look(f32::NAN, 0)), Some("scores-nan"));
+        assert_eq!(code(look(0.0, 1)), Some("scores-shape"));
+        let scorer = Counting { asked: RefCell::default(), first: 0.0, missing: 0 };
+        assert_eq!(write(&scorer, "P is", 1).map_err(|e| e.code().id), Err("scores-shape"));
+    }
 }

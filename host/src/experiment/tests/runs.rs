@@ -179,7 +179,7 @@ fn only_the_same_run_is_resumed() {
     other.model_hash = "n".into();
     let (code, message) = resume(&mut other, &[], &folder);
     assert_eq!(code, "resume-differs");
-    assert!(message.ends_with("the model had the hash m, now n"), "{message}");
+    assert!(message.ends_with("the model's hash was m, now it is n"), "{message}");
     assert_eq!(resume(&mut Bench::new(), &[], world.folder.path()).0, "resume-missing");
 
     // A torn last line is dropped, a damaged one before it is not.
