@@ -1,4 +1,8 @@
 //! engraft runs ONNX language models and corrects them with editing methods loaded as plugins.
 
 pub mod base;
+pub mod data;
+pub mod experiment;
 pub mod graph;
+pub mod metrics;
+pub mod report;

@@ -1,0 +1,88 @@
+//! `resolved.toml`: settings as an experiment file in which nothing is left to a default.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use super::codes;
+use super::config::{self, Mode};
+use super::settings::{MethodSettings, PluginRef, Settings};
+use crate::base::{Error, Result};
+
+#[derive(Serialize)]
+struct Experiment<'a> {
+    name: &'a str,
+    seed: u64,
+    model: Model<'a>,
+    data: Data<'a>,
+    run: Run<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    statistics: Option<Statistics<'a>>,
+    method: Vec<Method<'a>>,
+}
+
+#[derive(Serialize)]
+struct Model<'a> {
+    path: Cow<'a, str>,
+    device: &'a str,
+}
+
+#[derive(Serialize)]
+struct Data<'a> {
+    kind: &'a str,
+    path: Cow<'a, str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    limit: Option<usize>,
+}
+
+#[derive(Serialize)]
+struct Run<'a> {
+    mode: Mode,
+    out: Cow<'a, str>,
+    text: usize,
+}
+
+#[derive(Serialize)]
+struct Statistics<'a> {
+    corpus: Cow<'a, str>,
+}
+
+#[derive(Serialize)]
+struct Method<'a> {
+    plugin: Cow<'a, str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    label: &'a Option<String>,
+    params: BTreeMap<&'a str, toml::Value>,
+}
+
+/// The file's text.
+///
+/// # Errors
+/// `config-value` for a number that TOML cannot hold.
+pub(super) fn text(settings: &Settings) -> Result<String> {
+    let data = &settings.data;
+    let experiment = Experiment {
+        name: &settings.name,
+        seed: settings.seed,
+        model: Model { path: settings.model.to_string_lossy(), device: &settings.device },
+        data: Data { kind: data.kind.name(), path: data.path.to_string_lossy(), limit: data.limit },
+        run: Run { mode: settings.mode, out: settings.out.to_string_lossy(), text: settings.text },
+        statistics: settings.corpus.as_deref().map(|corpus| Statistics { corpus: corpus.to_string_lossy() }),
+        method: settings.methods.iter().map(method).collect(),
+    };
+    toml::to_string(&experiment).map_err(|e| {
+        Error::new(&codes::CONFIG_VALUE, "the settings hold a number that no experiment file can hold").because(e)
+    })
+}
+
+fn method(settings: &MethodSettings) -> Method<'_> {
+    Method {
+        plugin: match &settings.plugin {
+            PluginRef::Name(name) => Cow::Borrowed(name.as_str()),
+            PluginRef::Path(path) => path.to_string_lossy(),
+        },
+        label: &settings.label,
+        params: settings.params.iter().map(|(name, value)| (name.as_str(), config::value(value))).collect(),
+    }
+}
