@@ -1,5 +1,6 @@
 //! engraft runs ONNX language models and corrects them with editing methods loaded as plugins.
 
+pub mod anatomy;
 pub mod base;
 pub mod data;
 pub mod experiment;

@@ -1,0 +1,15 @@
+//! The error codes of this folder.
+
+use crate::base::codes;
+
+codes! {
+    Model SITE_ABSENT "site-absent" "The graph has no activation of that name, for the reason given: the block does \
+        not exist, or the exporter fused the operators around it. `engraft inspect MODEL` lists what there is.";
+    Model WEIGHT_ABSENT "weight-absent" "The graph has no weight of that name, for the reason given. \
+        `engraft inspect MODEL` lists what there is.";
+    Model NO_TRANSFORMER "anatomy-not-found" "The graph loads, but no decoder-only transformer is recognisable in \
+        it. The message says what was found and what was missing. Encoders, encoder-decoders and merged graphs with \
+        `If` are not read; export the plain decoder.";
+    Model AMBIGUOUS "anatomy-ambiguous" "Two parts of the graph fit one part of a transformer equally well, and \
+        engraft does not guess. The message names both.";
+}

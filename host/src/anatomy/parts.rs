@@ -1,0 +1,126 @@
+//! What an anatomy holds: the sites, weights and ends of a decoder as edges of its graph, with evidence and absences.
+
+use std::collections::BTreeMap;
+
+use engraft_plugin_api::{Site, WeightRef};
+
+use super::codes;
+use crate::base::{Error, Result};
+use crate::graph::DType;
+
+/// Which edge of a graph is which part of a transformer.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Anatomy {
+    /// The number of blocks.
+    pub layers: usize,
+    /// The width of the residual stream.
+    pub d_model: usize,
+    /// The width of `mlp.post`.
+    pub d_mlp: usize,
+    /// The number of query heads.
+    pub heads: usize,
+    /// The number of key and value heads.
+    pub kv_heads: usize,
+    /// The width of a head.
+    pub d_head: usize,
+    /// The number of rows of the embedding.
+    pub vocab: usize,
+    /// The number of rows of a learned position embedding, where there is one.
+    pub context: Option<usize>,
+    /// The inputs of the graph by what they mean.
+    pub inputs: Inputs,
+    /// The sites that the graph has.
+    pub sites: BTreeMap<Site, SiteEdge>,
+    /// The weights that the graph has.
+    pub weights: BTreeMap<WeightRef, WeightEdge>,
+    /// What the graph does not have, by the name of the site or weight, and why.
+    pub absent: BTreeMap<String, String>,
+}
+
+/// The inputs of a decoder graph.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Inputs {
+    /// Token ids `[batch, pos]`.
+    pub ids: String,
+    /// 1 where a token is and 0 in the padding, `[batch, pos]`.
+    pub mask: Option<String>,
+    /// Absolute positions `[batch, pos]`.
+    pub positions: Option<String>,
+}
+
+/// A site as an edge whose value has exactly the site's shape.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SiteEdge {
+    /// The edge.
+    pub edge: String,
+    /// What in the graph shows that this is the site.
+    pub evidence: String,
+}
+
+/// How a file stores a weight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Storage {
+    /// `[in, out]`.
+    InOut,
+    /// `[out, in]`.
+    OutIn,
+    /// `[out]`: a bias or a norm's parameter.
+    Vector,
+}
+
+/// A weight as a tensor of the file and the place where the graph uses it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WeightEdge {
+    /// The initializer that holds the values.
+    pub initializer: String,
+    /// How it is stored.
+    pub storage: Storage,
+    /// The element type in the file.
+    pub dtype: DType,
+    /// `[in, out]` as methods see it; vectors are `[1, out]`.
+    pub shape: [usize; 2],
+    /// Which of the stored outputs are this weight's, where several are packed into one tensor: (first, count).
+    pub columns: Option<(usize, usize)>,
+    /// The node input that reads it: the first output of the reading node, and the slot. Rerouting this input edits
+    /// this use of the tensor and no other.
+    pub reader: (String, usize),
+    /// How many node inputs read the initializer, this one included; above 1 it is shared (tied).
+    pub uses: usize,
+    /// The activation that the weight multiplies, `[batch, pos, in]`; the token ids for `W_E`. None for vectors.
+    pub input: Option<String>,
+    /// The activation that the weight makes, `[batch, pos, out]` with all packed outputs, after its bias. None for
+    /// vectors.
+    pub output: Option<String>,
+    /// What in the graph shows that this is the weight.
+    pub evidence: String,
+}
+
+impl Anatomy {
+    /// The edge of a site.
+    ///
+    /// # Errors
+    /// `site-absent` with the reason.
+    pub fn site(&self, site: Site) -> Result<&str> {
+        match self.sites.get(&site) {
+            Some(found) => Ok(&found.edge),
+            None => Err(Error::new(&codes::SITE_ABSENT, self.absence("site", &site.to_string()))),
+        }
+    }
+
+    /// The place of a weight.
+    ///
+    /// # Errors
+    /// `weight-absent` with the reason.
+    pub fn weight(&self, weight: WeightRef) -> Result<&WeightEdge> {
+        self.weights
+            .get(&weight)
+            .ok_or_else(|| Error::new(&codes::WEIGHT_ABSENT, self.absence("weight", &weight.to_string())))
+    }
+
+    fn absence(&self, kind: &str, name: &str) -> String {
+        match self.absent.get(name) {
+            Some(reason) => format!("the graph has no {kind} `{name}`: {reason}"),
+            None => format!("the graph has no {kind} `{name}`; it has {} blocks", self.layers),
+        }
+    }
+}
