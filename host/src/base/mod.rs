@@ -1,8 +1,15 @@
-//! What every folder may import: errors with stable codes, files written whole, and in time hashes, cancellation,
-//! events and named random streams. Nothing here knows of models.
+//! What every folder may import: errors with stable codes, hashes, files written whole, cancellation and named random
+//! streams. Nothing here knows of models.
 
+pub mod atomic;
+mod cancel;
+pub mod codes;
 mod error;
 pub mod files;
+mod hash;
+pub mod random;
 
+pub use cancel::{Cancel, OnCancel};
 pub(crate) use error::codes;
 pub use error::{Class, Code, Error, Result};
+pub use hash::{Hash, Hasher};

@@ -1,0 +1,211 @@
+//! The one way this library writes a file: beside its place under another name, flushed to the disk, then renamed.
+//! Whoever reads the path sees the old file or the new one, whole, whatever happens in between.
+
+use std::fs::{self, File};
+use std::io::{self, BufWriter, ErrorKind, Write};
+use std::path::{Path, PathBuf};
+
+use tempfile::{Builder, NamedTempFile};
+
+use super::{Error, Result, codes};
+
+/// What an unfinished file's name begins with.
+const UNFINISHED: &str = ".engraft-unfinished-";
+
+/// Writes a file whole or not at all: `write` fills it, and only then does it take its place.
+///
+/// # Errors
+/// `disk-full` or `file-write`, and whatever `write` returns; in each case the old file is intact and nothing is left
+/// beside it.
+pub fn write_atomic<T>(path: &Path, write: impl FnOnce(&mut BufWriter<File>) -> Result<T>) -> Result<T> {
+    let folder = folder_of(path);
+    let mut temp = create_in(folder).map_err(|e| write_error(path, e))?;
+    let file = temp.as_file_mut().try_clone().map_err(|e| write_error(path, e))?;
+    let mut buffer = BufWriter::with_capacity(1 << 16, file);
+    let value = write(&mut buffer)?;
+    let file = buffer.into_inner().map_err(|e| write_error(path, e.into_error()))?;
+    file.sync_all().map_err(|e| write_error(path, e))?;
+    keep_permissions(path, &file).map_err(|e| write_error(path, e))?;
+    temp.persist(path).map_err(|e| write_error(path, e.error))?;
+    // The rename itself is durable once the folder is; some file systems cannot flush a folder, and then nothing is lost.
+    if let Ok(folder) = File::open(folder) {
+        let _ = folder.sync_all();
+    }
+    Ok(value)
+}
+
+/// Writes bytes with [`write_atomic`].
+///
+/// # Errors
+/// As [`write_atomic`].
+pub fn write_bytes(path: &Path, bytes: &[u8]) -> Result<()> {
+    write_atomic(path, |out| out.write_all(bytes).map_err(|e| write_error(path, e)))
+}
+
+/// Makes a folder, with those above it, and proves that files can be written in it.
+///
+/// # Errors
+/// `folder-not-writable`, with the reason.
+pub fn check_writable(folder: &Path) -> Result<()> {
+    let probe = || {
+        fs::create_dir_all(folder)?;
+        create_in(folder)?.as_file_mut().write_all(b"engraft")
+    };
+    probe().map_err(|e: io::Error| {
+        Error::new(&codes::FOLDER_NOT_WRITABLE, format!("cannot write to the folder {}", folder.display()))
+            .help("choose another folder, or change its permissions")
+            .because(e)
+    })
+}
+
+/// The coded error of a failed write: `disk-full` where that is the reason, else `file-write`.
+pub fn write_error(path: &Path, source: io::Error) -> Error {
+    let (code, what) = match source.kind() {
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => (&codes::DISK_FULL, "the disk is full: "),
+        _ => (&codes::FILE_WRITE, ""),
+    };
+    Error::new(code, format!("{what}cannot write {}", path.display())).because(source)
+}
+
+/// The coded error of a failed read.
+pub fn read_error(path: &Path, source: io::Error) -> Error {
+    Error::new(&codes::FILE_READ, format!("cannot read {}", path.display())).because(source)
+}
+
+/// Reads a whole file.
+///
+/// # Errors
+/// `file-read`.
+pub fn read_bytes(path: &Path) -> Result<Vec<u8>> {
+    fs::read(path).map_err(|e| read_error(path, e))
+}
+
+/// Opens a file for reading.
+///
+/// # Errors
+/// `file-read`.
+pub fn open(path: &Path) -> Result<File> {
+    File::open(path).map_err(|e| read_error(path, e))
+}
+
+fn create_in(folder: &Path) -> io::Result<NamedTempFile> {
+    Builder::new().prefix(UNFINISHED).tempfile_in(folder)
+}
+
+fn folder_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if parent != Path::new("") => parent,
+        _ => Path::new("."),
+    }
+}
+
+/// A temporary file is private; the file that takes its place has the permissions of the old one, or the usual ones.
+#[cfg(unix)]
+fn keep_permissions(path: &Path, file: &File) -> io::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    let mode = match fs::metadata(path) {
+        Ok(old) => old.permissions().mode() & 0o777,
+        Err(_) => usual_mode(folder_of(path))?,
+    };
+    file.set_permissions(fs::Permissions::from_mode(mode))
+}
+
+/// The mode that the user's mask gives a new file, learned by making one: there is no way to read the mask alone.
+#[cfg(unix)]
+fn usual_mode(folder: &Path) -> io::Result<u32> {
+    use std::os::unix::fs::PermissionsExt;
+    use std::sync::OnceLock;
+    static MODE: OnceLock<u32> = OnceLock::new();
+    if let Some(mode) = MODE.get() {
+        return Ok(*mode);
+    }
+    let holder = Builder::new().prefix(UNFINISHED).tempdir_in(folder)?;
+    let mode = File::create(holder.path().join("mode"))?.metadata()?.permissions().mode() & 0o777;
+    Ok(*MODE.get_or_init(|| mode))
+}
+
+#[cfg(not(unix))]
+fn keep_permissions(_path: &Path, _file: &File) -> io::Result<()> {
+    Ok(())
+}
+
+/// Removes the unfinished files that a killed process left in a folder, and returns their paths, sorted.
+///
+/// # Errors
+/// `file-read` if the folder cannot be listed.
+pub fn remove_unfinished(folder: &Path) -> Result<Vec<PathBuf>> {
+    let mut removed = Vec::new();
+    for entry in fs::read_dir(folder).map_err(|e| read_error(folder, e))? {
+        let entry = entry.map_err(|e| read_error(folder, e))?;
+        if entry.file_name().to_string_lossy().starts_with(UNFINISHED) && fs::remove_file(entry.path()).is_ok() {
+            removed.push(entry.path());
+        }
+    }
+    removed.sort();
+    Ok(removed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(folder: &Path) -> Vec<String> {
+        let mut names: Vec<_> =
+            fs::read_dir(folder).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn a_file_is_replaced_whole_or_not_at_all() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        write_bytes(&path, b"old").unwrap();
+        let failed = write_atomic(&path, |out| {
+            out.write_all(&[0; 1 << 20]).unwrap();
+            Err::<(), _>(write_error(&path, io::Error::from(ErrorKind::StorageFull)))
+        });
+        assert_eq!(failed.unwrap_err().code().id, "disk-full");
+        assert_eq!(fs::read(&path).unwrap(), b"old");
+        assert_eq!(names(folder.path()), ["file"]);
+        write_bytes(&path, b"new").unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"new");
+        assert_eq!(names(folder.path()), ["file"]);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_new_file_has_the_usual_permissions_and_a_replaced_one_keeps_its_own() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().unwrap();
+        let (path, plain) = (folder.path().join("file"), folder.path().join("plain"));
+        fs::write(&plain, b"").unwrap();
+        let mode = |p: &Path| fs::metadata(p).unwrap().permissions().mode() & 0o777;
+        write_bytes(&path, b"").unwrap();
+        assert_eq!(mode(&path), mode(&plain));
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
+        write_bytes(&path, b"again").unwrap();
+        assert_eq!(mode(&path), 0o640);
+    }
+
+    #[test]
+    fn folders_are_checked_before_work_begins() {
+        let folder = tempfile::tempdir().unwrap();
+        check_writable(&folder.path().join("a/b")).unwrap();
+        assert!(names(&folder.path().join("a/b")).is_empty());
+        fs::write(folder.path().join("file"), b"").unwrap();
+        let error = check_writable(&folder.path().join("file")).unwrap_err();
+        assert_eq!(error.code().id, "folder-not-writable");
+        let error = write_bytes(&folder.path().join("absent/file"), b"").unwrap_err();
+        assert_eq!(error.code().id, "file-write");
+    }
+
+    #[test]
+    fn leftovers_of_a_killed_process_are_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join(format!("{UNFINISHED}x")), b"").unwrap();
+        fs::write(folder.path().join("kept"), b"").unwrap();
+        assert_eq!(remove_unfinished(folder.path()).unwrap().len(), 1);
+        assert_eq!(names(folder.path()), ["kept"]);
+    }
+}
