@@ -7,3 +7,4 @@ pub mod experiment;
 pub mod graph;
 pub mod metrics;
 pub mod report;
+pub mod runtime;

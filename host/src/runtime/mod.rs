@@ -1,0 +1,30 @@
+//! Running graphs with ONNX Runtime: the only folder that names `ort` or `tokenizers`.
+//!
+//! [`provision`] finds the library or takes it from a Python wheel; [`Runtime`] loads it once for the process;
+//! [`Program`] is a graph compiled for a [`Device`], fed and read by name with [`Value`]s; [`ProgramCache`] keeps
+//! programs by content. [`Tokenizer`] turns text into tokens with byte offsets and back. Weights stay in their files:
+//! programs map them and share the pages.
+//!
+//! This folder never parses a graph (that is `graph/`) and never chooses another device than the one asked for.
+
+mod cache;
+pub mod codes;
+mod environment;
+pub mod memory;
+mod port;
+mod program;
+mod provider;
+pub mod provision;
+mod tokenize;
+mod value;
+
+#[cfg(test)]
+mod tiny;
+
+pub use cache::ProgramCache;
+pub use environment::{Event, Notify, Runtime, RuntimeSettings, silent};
+pub use port::{Dim, Port};
+pub use program::{Program, ProgramOptions};
+pub use provider::Device;
+pub use tokenize::Tokenizer;
+pub use value::{DType, Value};
