@@ -106,19 +106,19 @@ impl Program {
             _ => Error::new(&codes::PROGRAM_RUN, "ONNX Runtime failed while the graph was running").because(e),
         };
         let selector = fetch.iter().fold(OutputSelector::no_default(), |selector, name| selector.with(*name));
-        let options = Arc::new(RunOptions::new().map_err(failed)?.with_outputs(selector));
+        let options = Arc::new(Options(RunOptions::new().map_err(failed)?.with_outputs(selector)));
         let inputs: Vec<(Cow<'_, str>, SessionInputValue<'_>)> =
             feeds.iter().map(|(name, value)| (Cow::Borrowed(*name), value.inner().into())).collect();
         let mut session = self.session.lock().unwrap_or_else(PoisonError::into_inner);
         let _watch = match cancel {
             Some(cancel) => {
                 cancel.check()?;
-                let stop = Stop(options.clone());
-                Some(cancel.on_cancel(move || stop.now()))
+                let options = options.clone();
+                Some(cancel.on_cancel(move || options.stop()))
             }
             None => None,
         };
-        let mut outputs = session.run_with_options(inputs, &*options).map_err(failed)?;
+        let mut outputs = session.run_with_options(inputs, &options.0).map_err(failed)?;
         let take = |name: &&str| {
             let value = outputs
                 .remove(name)
@@ -157,16 +157,16 @@ fn configure(runtime: &Runtime, folder: &Path, options: &ProgramOptions) -> Resu
     build().map_err(|e| Error::new(&codes::PROGRAM_INVALID, "ONNX Runtime refused the options of a program").because(e))
 }
 
-/// The handle by which another thread stops a run.
-struct Stop(Arc<RunOptions<HasSelectedOutputs>>);
+/// The options of one run, by which another thread can stop it.
+struct Options(RunOptions<HasSelectedOutputs>);
 
-// SAFETY: the only thing another thread does with the options is `terminate`, which sets the flag that the runtime
-// polls and which its documentation allows during a run. They hold no preallocated output, the one part that is not
-// safe to share; dropping them needs no particular thread.
-unsafe impl Send for Stop {}
+// SAFETY: the type is not shareable in general because a preallocated output could be written by two runs at once;
+// these options hold none and serve one run. All that another thread does with them is `stop`, whose call into the
+// runtime sets the flag that the runtime polls and is meant to be made during a run.
+unsafe impl Sync for Options {}
 
-impl Stop {
-    fn now(&self) {
+impl Options {
+    fn stop(&self) {
         // It only fails on null pointers; then the run simply goes on to its end.
         let _ = self.0.terminate();
     }
