@@ -18,16 +18,26 @@ const UNFINISHED: &str = ".engraft-unfinished-";
 /// `disk-full` or `file-write`, and whatever `write` returns; in each case the old file is intact and nothing is left
 /// beside it.
 pub fn write_atomic<T>(path: &Path, write: impl FnOnce(&mut BufWriter<File>) -> Result<T>) -> Result<T> {
+    replace(path, |e| write_error(path, e), write)
+}
+
+/// The mechanism, for any type of error.
+pub(super) fn replace<T, E>(
+    path: &Path,
+    fail: impl Fn(io::Error) -> E,
+    write: impl FnOnce(&mut BufWriter<File>) -> Result<T, E>,
+) -> Result<T, E> {
     let folder = folder_of(path);
-    let mut temp = create_in(folder).map_err(|e| write_error(path, e))?;
-    let file = temp.as_file_mut().try_clone().map_err(|e| write_error(path, e))?;
-    let mut buffer = BufWriter::with_capacity(1 << 16, file);
+    let temp = create_in(folder).map_err(&fail)?;
+    let mut buffer = BufWriter::with_capacity(1 << 16, temp.as_file().try_clone().map_err(&fail)?);
     let value = write(&mut buffer)?;
-    let file = buffer.into_inner().map_err(|e| write_error(path, e.into_error()))?;
-    file.sync_all().map_err(|e| write_error(path, e))?;
-    keep_permissions(path, &file).map_err(|e| write_error(path, e))?;
-    temp.persist(path).map_err(|e| write_error(path, e.error))?;
-    // The rename itself is durable once the folder is; some file systems cannot flush a folder, and then nothing is lost.
+    let file = buffer.into_inner().map_err(|e| fail(e.into_error()))?;
+    if let Ok(old) = fs::metadata(path) {
+        file.set_permissions(old.permissions()).map_err(&fail)?;
+    }
+    file.sync_all().map_err(&fail)?;
+    temp.persist(path).map_err(|e| fail(e.error))?;
+    // The rename is durable once the folder is; a file system that cannot flush a folder has nothing better to offer.
     if let Ok(folder) = File::open(folder) {
         let _ = folder.sync_all();
     }
@@ -89,7 +99,15 @@ pub fn open(path: &Path) -> Result<File> {
 }
 
 fn create_in(folder: &Path) -> io::Result<NamedTempFile> {
-    Builder::new().prefix(UNFINISHED).tempfile_in(folder)
+    let mut builder = Builder::new();
+    builder.prefix(UNFINISHED);
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        // The usual permissions of a new file: the process's mask still applies.
+        builder.permissions(fs::Permissions::from_mode(0o666));
+    }
+    builder.tempfile_in(folder)
 }
 
 fn folder_of(path: &Path) -> &Path {
@@ -97,36 +115,6 @@ fn folder_of(path: &Path) -> &Path {
         Some(parent) if parent != Path::new("") => parent,
         _ => Path::new("."),
     }
-}
-
-/// A temporary file is private; the file that takes its place has the permissions of the old one, or the usual ones.
-#[cfg(unix)]
-fn keep_permissions(path: &Path, file: &File) -> io::Result<()> {
-    use std::os::unix::fs::PermissionsExt;
-    let mode = match fs::metadata(path) {
-        Ok(old) => old.permissions().mode() & 0o777,
-        Err(_) => usual_mode(folder_of(path))?,
-    };
-    file.set_permissions(fs::Permissions::from_mode(mode))
-}
-
-/// The mode that the user's mask gives a new file, learned by making one: there is no way to read the mask alone.
-#[cfg(unix)]
-fn usual_mode(folder: &Path) -> io::Result<u32> {
-    use std::os::unix::fs::PermissionsExt;
-    use std::sync::OnceLock;
-    static MODE: OnceLock<u32> = OnceLock::new();
-    if let Some(mode) = MODE.get() {
-        return Ok(*mode);
-    }
-    let holder = Builder::new().prefix(UNFINISHED).tempdir_in(folder)?;
-    let mode = File::create(holder.path().join("mode"))?.metadata()?.permissions().mode() & 0o777;
-    Ok(*MODE.get_or_init(|| mode))
-}
-
-#[cfg(not(unix))]
-fn keep_permissions(_path: &Path, _file: &File) -> io::Result<()> {
-    Ok(())
 }
 
 /// Removes the unfinished files that a killed process left in a folder, and returns their paths, sorted.

@@ -1,30 +1,16 @@
-//! Files that are written whole or not at all: a temporary neighbour, synced to the disk, then renamed over the target.
+//! [`atomic`](super::atomic) for callers that give a failure of the file system a code of their own.
 
 use std::io::{self, Write};
 use std::path::Path;
+
+use super::atomic::replace;
 
 /// Replaces the file at `path` by `bytes`; whatever goes wrong, the old file stays as it was.
 ///
 /// # Errors
 /// Whatever the file system says.
 pub fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let folder = match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    };
-    let mut builder = tempfile::Builder::new();
-    builder.prefix(".engraft-");
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt;
-        // The process's umask still applies.
-        builder.permissions(std::fs::Permissions::from_mode(0o666));
-    }
-    let mut file = builder.tempfile_in(folder)?;
-    file.write_all(bytes)?;
-    file.as_file().sync_all()?;
-    file.persist(path).map_err(|e| e.error)?;
-    Ok(())
+    replace(path, |e| e, |out| out.write_all(bytes))
 }
 
 #[cfg(test)]

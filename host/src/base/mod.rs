@@ -1,9 +1,10 @@
-//! What every folder may import: errors with stable codes, hashes, files written whole, cancellation and named random
-//! streams. Nothing here knows of models.
+//! What every folder may import: errors with stable codes, hashes, files written whole and libraries found whole,
+//! cancellation and named random streams. Nothing here knows of models.
 
 pub mod atomic;
 mod cancel;
 pub mod codes;
+pub mod elf;
 mod error;
 pub mod files;
 mod hash;

@@ -14,6 +14,7 @@ use ort::memory::{AllocationDevice, AllocatorType, MemoryInfo, MemoryType};
 
 use super::provision::{self, Build, Surroundings};
 use super::{Device, codes};
+use crate::base::elf::cut_off;
 use crate::base::{Error, Result};
 
 /// Something that the runtime tells while it works.
@@ -122,12 +123,15 @@ impl Runtime {
     }
 
     fn load(library: PathBuf, threads: Option<usize>, notify: Notify) -> Result<Self> {
-        let unusable = |e: Box<dyn std::error::Error + Send + Sync>| {
+        let unusable = |e: String| {
             Error::new(&codes::RUNTIME_UNUSABLE, format!("{} is not a usable ONNX Runtime", library.display()))
                 .help("set ORT_DYLIB_PATH to another library, or delete this one and run `engraft setup`")
                 .because(e)
         };
-        let builder = ort::init_from(&library).map_err(|e| unusable(e.to_string().into()))?;
+        if let Some((wanted, found)) = cut_off(&library).map_err(|e| unusable(e.to_string()))? {
+            return Err(unusable(format!("the file is cut off: it should have {wanted} bytes and has {found}")));
+        }
+        let builder = ort::init_from(&library).map_err(|e| unusable(words(&e)))?;
         let start = || -> ort::Result<Environment> {
             let pool =
                 GlobalThreadPoolOptions::default().with_intra_threads(threads.unwrap_or(0))?.with_inter_threads(1)?;
@@ -142,7 +146,7 @@ impl Runtime {
             share_arena(&environment)?;
             Ok(environment)
         };
-        let environment = start().map_err(|e| unusable(e.into()))?;
+        let environment = start().map_err(|e| unusable(e.to_string()))?;
         Ok(Self(Arc::new(Inner { environment, library, threads })))
     }
 
@@ -181,6 +185,18 @@ pub(super) fn require_loaded() -> Result<()> {
         .help("open it with `Runtime::open` first"))
 }
 
+/// What a failed load says: the system's loader gives its reason one level deeper than the library's error shows.
+fn words(error: &ort::LoadDynamicError) -> String {
+    use std::error::Error as _;
+    match error {
+        ort::LoadDynamicError::Dlopen { error: inner, .. } => match inner.source() {
+            Some(reason) => format!("{error}: {reason}"),
+            None => error.to_string(),
+        },
+        _ => error.to_string(),
+    }
+}
+
 fn same_file(a: &Path, b: &Path) -> bool {
     match (a.canonicalize(), b.canonicalize()) {
         (Ok(a), Ok(b)) => a == b,
@@ -207,10 +223,12 @@ pub(crate) fn for_tests() -> Runtime {
     static WRONG_FILE: std::sync::Once = std::sync::Once::new();
     WRONG_FILE.call_once(|| {
         let folder = tempfile::tempdir().unwrap();
-        let text = folder.path().join("libonnxruntime.so");
-        std::fs::write(&text, "not a library").unwrap();
+        let wrong = folder.path().join("libonnxruntime.so");
         let started = std::time::Instant::now();
-        assert_eq!(Runtime::load(text, None, silent()).unwrap_err().code().id, "runtime-unusable");
+        for bytes in [&b"not a library"[..], b"\x7fELF\x02\x01 cut off"] {
+            std::fs::write(&wrong, bytes).unwrap();
+            assert_eq!(Runtime::load(wrong.clone(), None, silent()).unwrap_err().code().id, "runtime-unusable");
+        }
         assert!(started.elapsed() < std::time::Duration::from_secs(5));
     });
     Runtime::open(&RuntimeSettings::default(), silent()).unwrap()
