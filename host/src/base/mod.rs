@@ -6,7 +6,6 @@ mod cancel;
 pub mod codes;
 pub mod elf;
 mod error;
-pub mod files;
 mod hash;
 pub mod random;
 

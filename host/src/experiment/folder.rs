@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::settings::Settings;
 use super::{clock, codes};
-use crate::base::{Error, Result, files};
+use crate::base::{Error, Result, atomic};
 use crate::report::{CaseLine, Manifest};
 
 const RESOLVED: &str = "resolved.toml";
@@ -126,7 +126,7 @@ impl Folder {
     /// `run-folder`
     pub fn write(&self, name: &str, bytes: &[u8]) -> Result<()> {
         let path = self.path.join(name);
-        files::write_whole(&path, bytes).map_err(|e| refuse(&path, e))
+        atomic::write_bytes(&path, bytes)
     }
 
     /// Writes a file whole, as indented JSON.
