@@ -5,6 +5,8 @@ pub mod base;
 pub mod data;
 pub mod experiment;
 pub mod graph;
+pub mod hooks;
 pub mod metrics;
 pub mod report;
 pub mod runtime;
+pub mod weights;

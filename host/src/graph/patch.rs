@@ -94,6 +94,11 @@ impl<'g> Patch<'g> {
         Ok(name.to_owned())
     }
 
+    /// True if this patch added an input of that name.
+    pub fn is_input(&self, name: &str) -> bool {
+        self.inputs.iter().any(|p| p.name == name)
+    }
+
     /// A new constant of floats.
     pub fn f32(&mut self, dims: &[usize], values: &[f32]) -> String {
         let name = self.fresh("engraft.const");

@@ -1,0 +1,17 @@
+//! How a program reaches into the forward pass: taps, overwrites, additions, side branches and gradients, attached to
+//! the graph as plain operators with named inputs.
+//!
+//! A [`Rig`] says what is attached and nothing about values: it is the structure of a program, and two requests with
+//! equal rigs share one. [`Rig::attach`] gives the graph; [`Values`] collects what is fed. [`SecondMoments`] keeps
+//! statistics of a site over a corpus.
+
+pub mod codes;
+mod moments;
+mod names;
+mod rig;
+mod values;
+
+pub use moments::{Moment, SecondMoments, documents};
+pub(crate) use names::Name;
+pub use rig::{Branch, Rig, Rigged};
+pub use values::Values;

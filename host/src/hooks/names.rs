@@ -1,0 +1,68 @@
+//! The names of the inputs that a rig adds.
+
+use std::fmt;
+
+use engraft_plugin_api::{Site, WeightRef};
+
+/// An input of a rigged graph.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) enum Name {
+    /// Places of overwrite `i`, `[n, 2]`.
+    OverwriteAt(usize, Site),
+    /// Values of overwrite `i`, `[n, width]`.
+    Overwrite(usize, Site),
+    /// Places of addition `i`, `[n, 2]`.
+    AddAt(usize, Site),
+    /// Values of addition `i`, `[n, width]`.
+    Add(usize, Site),
+    /// Places of tap `i`, `[n, 2]`.
+    TapAt(usize, Site),
+    /// Places of the logits, `[m, 2]`.
+    LogitsAt,
+    /// Rows of the logits, `[m]`.
+    LogitsRow,
+    /// Left factors of a side branch, `[in, rank]`.
+    Left(WeightRef),
+    /// Right factors of a side branch, `[rank, out]`.
+    Right(WeightRef),
+    /// Row gate of a side branch, `[rows, 1, rank]`.
+    Gate(WeightRef),
+    /// A dense sum, in the shape of the stored tensor.
+    Dense(WeightRef),
+    /// Target tokens of the log-likelihood terms, `[n]`.
+    Targets,
+    /// Weights of the log-likelihood terms, `[n]`.
+    NllWeights,
+    /// Recorded log-probabilities of divergence terms, `[n, vocab]`.
+    Reference(bool),
+    /// Weights of divergence terms, `[n]`.
+    KlWeights(bool),
+    /// Places of seed term set `i`, `[n, 2]`.
+    SeedAt(usize, Site),
+    /// Vectors of seed term set `i`, `[n, width]`.
+    Seed(usize, Site),
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::OverwriteAt(i, site) => write!(f, "engraft.overwrite.{i}.at:{site}"),
+            Self::Overwrite(i, site) => write!(f, "engraft.overwrite.{i}:{site}"),
+            Self::AddAt(i, site) => write!(f, "engraft.add.{i}.at:{site}"),
+            Self::Add(i, site) => write!(f, "engraft.add.{i}:{site}"),
+            Self::TapAt(i, site) => write!(f, "engraft.tap.{i}.at:{site}"),
+            Self::LogitsAt => f.write_str("engraft.logits.at"),
+            Self::LogitsRow => f.write_str("engraft.logits.row"),
+            Self::Left(weight) => write!(f, "engraft.left:{weight}"),
+            Self::Right(weight) => write!(f, "engraft.right:{weight}"),
+            Self::Gate(weight) => write!(f, "engraft.gate:{weight}"),
+            Self::Dense(weight) => write!(f, "engraft.dense:{weight}"),
+            Self::Targets => f.write_str("engraft.nll.targets"),
+            Self::NllWeights => f.write_str("engraft.nll.weights"),
+            Self::Reference(from_current) => write!(f, "engraft.kl.{from_current}.reference"),
+            Self::KlWeights(from_current) => write!(f, "engraft.kl.{from_current}.weights"),
+            Self::SeedAt(i, site) => write!(f, "engraft.seed.{i}.at:{site}"),
+            Self::Seed(i, site) => write!(f, "engraft.seed.{i}:{site}"),
+        }
+    }
+}

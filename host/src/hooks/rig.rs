@@ -1,0 +1,293 @@
+//! The structure of a program: what is attached to the base graph, as a value, and the attaching.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use engraft_plugin_api::{BlockSite, Site, WeightRef};
+
+use super::codes;
+use super::names::Name;
+use crate::anatomy::{Anatomy, Storage};
+use crate::base::{Error, Result};
+use crate::graph::{Attr, DType, Dim, Graph, Patch};
+
+/// How the sum of patches reaches a weight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Branch {
+    /// `+ ((x · left) ⊙ gate) · right` beside the linear map.
+    LowRank,
+    /// `W + sum` in place of the tensor.
+    Dense,
+}
+
+/// What is attached to a base graph.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Rig {
+    /// Sites whose values are replaced, one for each poke.
+    pub overwrites: Vec<Site>,
+    /// Sites that vectors are added to, one for each poke.
+    pub adds: Vec<Site>,
+    /// Sites that are read; true for given places, false for all.
+    pub taps: Vec<(Site, bool)>,
+    /// Weights that patches reach.
+    pub branches: BTreeSet<(WeightRef, Branch)>,
+    /// Weights whose use is made an edge of its own, so that it can be differentiated.
+    pub variables: BTreeSet<WeightRef>,
+    /// Logits are formed at given places.
+    pub logits: bool,
+}
+
+/// A graph with a rig attached.
+#[derive(Clone, Debug)]
+pub struct Rigged {
+    /// The graph; its outputs are the taps, in order, and then the logits.
+    pub graph: Graph,
+    /// The edges of the taps, in order.
+    pub taps: Vec<String>,
+    /// The edge of the logits at places, `[m, vocab]`.
+    pub logits: Option<String>,
+    /// The edge of every weight in [`Rig::variables`], as it is stored.
+    pub variables: BTreeMap<WeightRef, String>,
+    /// The edge that a site's readers read.
+    pub sites: BTreeMap<Site, String>,
+}
+
+impl Rig {
+    /// Attaches everything to a graph.
+    ///
+    /// The outputs of the base graph are dropped. At one edge the side branch comes first, then overwrites, then
+    /// additions; a tap reads what is left after them.
+    ///
+    /// # Errors
+    /// `site-absent` or `weight-absent` with the reason; `site-not-pokable`.
+    pub fn attach(&self, graph: &Graph, anatomy: &Anatomy) -> Result<Rigged> {
+        let mut patch = Patch::new(graph);
+        patch.drop_outputs();
+        let mut variables = BTreeMap::new();
+        for &(weight, _) in self.branches.iter().filter(|(_, b)| *b == Branch::Dense) {
+            let place = anatomy.weight(weight)?;
+            let dims = graph.initializer(&place.initializer).map(|i| i.dims()).unwrap_or_default();
+            let dims = dims.into_iter().map(Dim::Known).collect();
+            let sum = patch.input(&Name::Dense(weight).to_string(), DType::F32, dims)?;
+            let edge = current_input(&patch, &place.reader)?;
+            let edited = patch.op("Add", &[&edge, &sum], &[])?;
+            patch.reroute(&place.reader.0, place.reader.1, &edited)?;
+        }
+        for &weight in &self.variables {
+            let place = anatomy.weight(weight)?;
+            let edge = current_input(&patch, &place.reader)?;
+            let own = patch.op("Identity", &[&edge], &[])?;
+            patch.reroute(&place.reader.0, place.reader.1, &own)?;
+            variables.insert(weight, own);
+        }
+        for step in self.steps(&patch, anatomy)? {
+            step.attach(&mut patch, anatomy)?;
+        }
+        let mut taps = Vec::new();
+        for (i, &(site, at_places)) in self.taps.iter().enumerate() {
+            let mut edge = patch.current(anatomy.site(site)?);
+            if at_places {
+                edge = gather_places(&mut patch, &edge, Name::TapAt(i, site))?;
+            }
+            patch.tap(&edge, DType::F32)?;
+            taps.push(edge);
+        }
+        let logits = if self.logits { Some(self.logits_at(&mut patch, anatomy)?) } else { None };
+        let sites = anatomy.sites.iter().map(|(site, found)| (*site, patch.current(&found.edge))).collect();
+        Ok(Rigged { graph: patch.apply()?, taps, logits, variables, sites })
+    }
+
+    /// Everything that is put into activations, in the order of the computation.
+    fn steps(&self, patch: &Patch<'_>, anatomy: &Anatomy) -> Result<Vec<Step>> {
+        let mut steps = Vec::new();
+        let mut push = |edge: &str, order: usize, step: Step| {
+            steps.push((patch.index().producer_id(edge).map_or(0, |i| i + 1), order, step));
+        };
+        for &(weight, _) in self.branches.iter().filter(|(_, b)| *b == Branch::LowRank) {
+            let place = anatomy.weight(weight)?;
+            let Some(output) = &place.output else { continue };
+            push(output, 0, Step::Branch(weight));
+        }
+        for (i, &site) in self.overwrites.iter().enumerate() {
+            push(anatomy.site(site)?, 1, Step::Overwrite(i, pokable(site)?));
+        }
+        for (i, &site) in self.adds.iter().enumerate() {
+            push(anatomy.site(site)?, 2, Step::Add(i, pokable(site)?));
+        }
+        steps.sort_by_key(|(position, order, _)| (*position, *order));
+        Ok(steps.into_iter().map(|(_, _, step)| step).collect())
+    }
+
+    /// The logits at places: the last norm's output gathered, then the unembedding.
+    fn logits_at(&self, patch: &mut Patch<'_>, anatomy: &Anatomy) -> Result<String> {
+        let logits = anatomy.site(Site::Logits)?.to_owned();
+        let head = anatomy.weights.get(&WeightRef::Unembedding);
+        let head = head.filter(|w| {
+            w.columns.is_none()
+                && w.output.as_deref() == Some(&logits)
+                && patch.current(&logits) == logits_after(patch, w)
+        });
+        let Some(head) = head.cloned() else {
+            let edge = patch.current(&logits);
+            let out = gather_places(patch, &edge, Name::LogitsAt)?;
+            patch.tap(&out, DType::F32)?;
+            return Ok(out);
+        };
+        let input = patch.current(head.input.as_deref().unwrap_or(anatomy.site(Site::LnFinal)?));
+        let hidden = gather_places(patch, &input, Name::LogitsAt)?;
+        let matrix = current_input(patch, &head.reader)?;
+        let transposed = Attr::Int(i64::from(head.storage == Storage::OutIn));
+        let mut out = patch.op("Gemm", &[&hidden, &matrix], &[("transB", transposed)])?;
+        if let Some(bias) = anatomy.weights.get(&WeightRef::UnembeddingBias) {
+            let bias = current_input(patch, &bias.reader)?;
+            out = patch.op("Add", &[&out, &bias], &[])?;
+        }
+        if self.branches.contains(&(WeightRef::Unembedding, Branch::LowRank)) {
+            let rows = patch.input(&Name::LogitsRow.to_string(), DType::I64, vec![Dim::symbol("places")])?;
+            let factors = Factors::of(patch, WeightRef::Unembedding)?;
+            let gate = patch.op("Gather", &[&factors.gate, &rows], &[("axis", Attr::Int(0))])?;
+            let axes = patch.i64(&[1], &[1]);
+            let gate = patch.op("Squeeze", &[&gate, &axes], &[])?;
+            let mixed = patch.op("MatMul", &[&hidden, &factors.left], &[])?;
+            let gated = patch.op("Mul", &[&mixed, &gate], &[])?;
+            let sum = patch.op("MatMul", &[&gated, &factors.right], &[])?;
+            out = patch.op("Add", &[&out, &sum], &[])?;
+        }
+        patch.tap(&out, DType::F32)?;
+        Ok(out)
+    }
+}
+
+/// The edge that the logits' readers read if nothing but the unembedding's own side branch changes the logits.
+fn logits_after(patch: &Patch<'_>, head: &crate::anatomy::WeightEdge) -> String {
+    let edge = head.output.clone().unwrap_or_default();
+    let now = patch.current(&edge);
+    let branched = now != edge && patch.is_input(&Name::Left(WeightRef::Unembedding).to_string());
+    if branched { now } else { edge }
+}
+
+fn pokable(site: Site) -> Result<Site> {
+    match site {
+        Site::Block(_, BlockSite::Pattern) => {
+            Err(Error::new(&codes::SITE_NOT_POKABLE, format!("values cannot be put in at `{site}`")))
+        }
+        site => Ok(site),
+    }
+}
+
+fn current_input(patch: &Patch<'_>, reader: &(String, usize)) -> Result<String> {
+    patch.current_input(&reader.0, reader.1).ok_or_else(|| {
+        let text = format!("the maker of `{}` has no input {}", reader.0, reader.1);
+        Error::new(&crate::graph::codes::PATCH_INVALID, text)
+    })
+}
+
+fn gather_places(patch: &mut Patch<'_>, edge: &str, name: Name) -> Result<String> {
+    let at = places(patch, name)?;
+    patch.op("GatherND", &[edge, &at], &[])
+}
+
+fn places(patch: &mut Patch<'_>, name: Name) -> Result<String> {
+    let name = name.to_string();
+    patch.input(&name, DType::I64, vec![Dim::symbol(&format!("{name}.n")), Dim::Known(2)])
+}
+
+/// One thing that is put into an activation.
+enum Step {
+    Branch(WeightRef),
+    Overwrite(usize, Site),
+    Add(usize, Site),
+}
+
+impl Step {
+    fn attach(&self, patch: &mut Patch<'_>, anatomy: &Anatomy) -> Result<()> {
+        match *self {
+            Self::Branch(weight) => branch(patch, anatomy, weight),
+            Self::Overwrite(i, site) => {
+                let edge = anatomy.site(site)?;
+                let at = places(patch, Name::OverwriteAt(i, site))?;
+                let values = site_input(patch, anatomy, Name::Overwrite(i, site), site)?;
+                let now = patch.current(edge);
+                let out = patch.op("ScatterND", &[&now, &at, &values], &[])?;
+                patch.shunt(edge, &out)
+            }
+            Self::Add(i, site) => {
+                let edge = anatomy.site(site)?;
+                let at = places(patch, Name::AddAt(i, site))?;
+                let values = site_input(patch, anatomy, Name::Add(i, site), site)?;
+                let now = patch.current(edge);
+                let out = add_at(patch, &now, &at, &values)?;
+                patch.shunt(edge, &out)
+            }
+        }
+    }
+}
+
+/// `x` with `values` added at places. Operator sets before 16 have no adding scatter: there the values go into zeros.
+fn add_at(patch: &mut Patch<'_>, x: &str, at: &str, values: &str) -> Result<String> {
+    if patch.graph().opset() >= 16 {
+        return patch.op("ScatterND", &[x, at, values], &[("reduction", Attr::Str("add".into()))]);
+    }
+    let shape = patch.op("Shape", &[x], &[])?;
+    let zeros = patch.op("ConstantOfShape", &[&shape], &[])?;
+    let scattered = patch.op("ScatterND", &[&zeros, at, values], &[])?;
+    patch.op("Add", &[x, &scattered], &[])
+}
+
+fn site_input(patch: &mut Patch<'_>, anatomy: &Anatomy, name: Name, site: Site) -> Result<String> {
+    let mut dims = vec![Dim::symbol(&format!("{name}.n"))];
+    dims.extend(site_width(anatomy, site).into_iter().map(Dim::Known));
+    patch.input(&name.to_string(), DType::F32, dims)
+}
+
+/// The extents of a site after row and position.
+pub(crate) fn site_width(anatomy: &Anatomy, site: Site) -> Vec<usize> {
+    match site {
+        Site::Logits => vec![anatomy.vocab],
+        Site::Block(_, BlockSite::Q | BlockSite::Z) => vec![anatomy.heads, anatomy.d_head],
+        Site::Block(_, BlockSite::K | BlockSite::V) => vec![anatomy.kv_heads, anatomy.d_head],
+        Site::Block(_, BlockSite::MlpPre | BlockSite::MlpPreLinear | BlockSite::MlpPost) => vec![anatomy.d_mlp],
+        Site::Embed | Site::LnFinal | Site::Block(..) => vec![anatomy.d_model],
+    }
+}
+
+/// The inputs of a side branch.
+struct Factors {
+    left: String,
+    right: String,
+    gate: String,
+}
+
+impl Factors {
+    /// The inputs, added on first use.
+    fn of(patch: &mut Patch<'_>, weight: WeightRef) -> Result<Self> {
+        let names = [Name::Left(weight), Name::Right(weight), Name::Gate(weight)].map(|n| n.to_string());
+        let [left, right, gate] = names;
+        if !patch.is_input(&left) {
+            let rank = || Dim::symbol(&format!("rank:{weight}"));
+            patch.input(&left, DType::F32, vec![Dim::symbol(&format!("in:{weight}")), rank()])?;
+            patch.input(&right, DType::F32, vec![rank(), Dim::symbol(&format!("out:{weight}"))])?;
+            patch.input(&gate, DType::F32, vec![Dim::symbol("rows"), Dim::Known(1), rank()])?;
+        }
+        Ok(Self { left, right, gate })
+    }
+}
+
+/// `y + ((x · left) ⊙ gate) · right`; for a table, `x · left` is the rows of `left` that are looked up.
+fn branch(patch: &mut Patch<'_>, anatomy: &Anatomy, weight: WeightRef) -> Result<()> {
+    let place = anatomy.weight(weight)?.clone();
+    let Some(output) = &place.output else { return Ok(()) };
+    let factors = Factors::of(patch, weight)?;
+    let reader = patch.index().producer(&place.reader.0).filter(|n| n.is("Gather"));
+    let mixed = match reader.and_then(|n| n.input(1)).map(str::to_owned) {
+        Some(indices) => patch.op("Gather", &[&factors.left, &indices], &[("axis", Attr::Int(0))])?,
+        None => {
+            let input = patch.current(place.input.as_deref().unwrap_or_default());
+            patch.op("MatMul", &[&input, &factors.left], &[])?
+        }
+    };
+    let gated = patch.op("Mul", &[&mixed, &factors.gate], &[])?;
+    let sum = patch.op("MatMul", &[&gated, &factors.right], &[])?;
+    let now = patch.current(output);
+    let out = patch.op("Add", &[&now, &sum], &[])?;
+    patch.shunt(output, &out)
+}

@@ -1,0 +1,17 @@
+//! What is added to a model's weights, as data: sums of deltas, patches as files, and the journal of what happened.
+//!
+//! The base model's files are never written. A [`Patch`] is the committed set of changes of one edit; an [`Overlay`]
+//! is the sum of the patches that are active, ready to ride beside a running model; the [`Journal`] is the only place
+//! that knows what the model is now. Orientation everywhere: `W[in, out]`, vectors as `[1, out]`.
+
+mod check;
+pub mod codes;
+mod journal;
+mod overlay;
+mod patch;
+mod patchfile;
+
+pub use check::{Checked, check_delta};
+pub use journal::{Action, Entry, Journal};
+pub use overlay::{Factors, Overlay};
+pub use patch::{Patch, PatchId};

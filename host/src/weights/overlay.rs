@@ -1,0 +1,178 @@
+//! The sum of active patches: for each weight low-rank factors side by side, and one dense sum.
+//!
+//! An overlay is a function of the list of patches, never of history: it is summed anew, in order, whenever the list
+//! changes, so that a rollback leaves exactly what would be there had the patch never been made.
+
+use std::collections::BTreeMap;
+
+use engraft_plugin_api::{Change, Delta, Tensor, WeightRef};
+
+use crate::base::{Hash, Hasher};
+
+/// Low-rank factors `left · right` of several deltas side by side.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Factors {
+    /// The columns of `left`, one after the other, `in` values each.
+    pub columns: Vec<Vec<f32>>,
+    /// The rows of `right`, `out` values each.
+    pub rows: Vec<Vec<f32>>,
+    /// Which change each column belongs to: (source, change), sources counted in the order given to [`Overlay::of`].
+    pub owners: Vec<(usize, usize)>,
+}
+
+impl Factors {
+    /// The number of columns.
+    pub fn rank(&self) -> usize {
+        self.columns.len()
+    }
+}
+
+/// What is added to the weights of a model.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Overlay {
+    /// Low-rank sums.
+    pub low_rank: BTreeMap<WeightRef, Factors>,
+    /// Dense sums, `[in, out]` row-major.
+    pub dense: BTreeMap<WeightRef, Vec<f32>>,
+}
+
+impl Overlay {
+    /// Sums changes in order. `shape` gives `[in, out]` of a weight; deltas of vectors and dense ones are summed
+    /// densely, all others ride as factors.
+    pub fn of<'a>(
+        sources: impl IntoIterator<Item = &'a [Change]>,
+        shape: impl Fn(WeightRef) -> Option<[usize; 2]>,
+    ) -> Self {
+        let mut out = Self::default();
+        for (source, changes) in sources.into_iter().enumerate() {
+            for (number, change) in changes.iter().enumerate() {
+                let Change::Weight { weight, delta } = change else { continue };
+                if let Some(shape) = shape(*weight) {
+                    out.add(*weight, shape, delta, (source, number));
+                }
+            }
+        }
+        out
+    }
+
+    fn add(&mut self, weight: WeightRef, [inputs, outputs]: [usize; 2], delta: &Delta, owner: (usize, usize)) {
+        let values = |t: &Tensor| t.as_f32().map(<[f32]>::to_vec).unwrap_or_default();
+        match delta {
+            Delta::LowRank { left, right } if inputs > 1 => {
+                let (rank, left, right) = (right.shape()[0], values(left), values(right));
+                let factors = self.low_rank.entry(weight).or_default();
+                for r in 0..rank {
+                    factors.columns.push((0..inputs).map(|i| left[i * rank + r]).collect());
+                    factors.rows.push(right[r * outputs..(r + 1) * outputs].to_vec());
+                    factors.owners.push(owner);
+                }
+            }
+            Delta::LowRank { left, right } => {
+                let (rank, left, right) = (right.shape()[0], values(left), values(right));
+                let sum = self.dense.entry(weight).or_insert_with(|| vec![0.0; outputs]);
+                for r in 0..rank {
+                    for (s, v) in sum.iter_mut().zip(&right[r * outputs..(r + 1) * outputs]) {
+                        *s += left[r] * v;
+                    }
+                }
+            }
+            Delta::Dense(dense) => {
+                let sum = self.dense.entry(weight).or_insert_with(|| vec![0.0; inputs * outputs]);
+                for (s, v) in sum.iter_mut().zip(values(dense)) {
+                    *s += v;
+                }
+            }
+            Delta::Rows { rows, values: tensor } => {
+                let new = values(tensor);
+                let factors = self.low_rank.entry(weight).or_default();
+                for (r, &row) in rows.iter().enumerate() {
+                    let mut column = vec![0.0; inputs];
+                    column[row] = 1.0;
+                    factors.columns.push(column);
+                    factors.rows.push(new[r * outputs..(r + 1) * outputs].to_vec());
+                    factors.owners.push(owner);
+                }
+            }
+        }
+    }
+
+    /// True if nothing is added.
+    pub fn is_empty(&self) -> bool {
+        self.low_rank.is_empty() && self.dense.is_empty()
+    }
+
+    /// The whole sum of one weight as a dense matrix `[in, out]`, accumulated in float64.
+    pub fn dense_sum(&self, weight: WeightRef, [inputs, outputs]: [usize; 2]) -> Option<Vec<f32>> {
+        if !self.low_rank.contains_key(&weight) && !self.dense.contains_key(&weight) {
+            return None;
+        }
+        let mut sum = vec![0.0f64; inputs * outputs];
+        if let Some(dense) = self.dense.get(&weight) {
+            for (s, &v) in sum.iter_mut().zip(dense) {
+                *s += f64::from(v);
+            }
+        }
+        if let Some(factors) = self.low_rank.get(&weight) {
+            for (column, row) in factors.columns.iter().zip(&factors.rows) {
+                for (i, &l) in column.iter().enumerate().filter(|(_, l)| **l != 0.0) {
+                    for (s, &r) in sum[i * outputs..(i + 1) * outputs].iter_mut().zip(row) {
+                        *s += f64::from(l) * f64::from(r);
+                    }
+                }
+            }
+        }
+        Some(sum.into_iter().map(|v| v as f32).collect())
+    }
+
+    /// The hash of everything that is added, to the bit.
+    pub fn hash(&self) -> Hash {
+        let mut hasher = Hasher::new();
+        let bytes = |values: &[f32]| values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>();
+        for (weight, factors) in &self.low_rank {
+            hasher.part(weight.to_string());
+            for (column, row) in factors.columns.iter().zip(&factors.rows) {
+                hasher.part(bytes(column)).part(bytes(row));
+            }
+        }
+        for (weight, dense) in &self.dense {
+            hasher.part(weight.to_string()).part(bytes(dense));
+        }
+        hasher.finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use engraft_plugin_api::Role;
+
+    use super::*;
+
+    const W: WeightRef = WeightRef::Block(0, Role::MlpOut);
+
+    fn change(delta: Delta) -> Change {
+        Change::Weight { weight: W, delta }
+    }
+
+    #[test]
+    fn kinds_of_deltas_sum_to_one_matrix() {
+        let t = |shape: [usize; 2], values: &[f32]| Tensor::f32(shape, values.to_vec()).unwrap();
+        let changes = [
+            change(Delta::LowRank { left: t([2, 1], &[1.0, 2.0]), right: t([1, 2], &[3.0, 4.0]) }),
+            change(Delta::Dense(t([2, 2], &[0.5, 0.0, 0.0, 0.5]))),
+            change(Delta::Rows { rows: vec![1], values: t([1, 2], &[10.0, 20.0]) }),
+        ];
+        let overlay = Overlay::of([&changes[..]], |_| Some([2, 2]));
+        assert_eq!(overlay.dense_sum(W, [2, 2]), Some(vec![3.5, 4.0, 16.0, 28.5]));
+        assert_eq!(overlay.low_rank[&W].owners, [(0, 0), (0, 2)]);
+    }
+
+    #[test]
+    fn taking_a_source_away_leaves_what_was_never_there() {
+        let t = |v: f32| change(Delta::Dense(Tensor::f32([1, 1], vec![v]).unwrap()));
+        let (a, b, c) = ([t(0.1)], [t(0.7)], [t(1e-9)]);
+        let without = Overlay::of([&a[..], &c[..]], |_| Some([1, 1]));
+        let with = Overlay::of([&a[..], &b[..], &c[..]], |_| Some([1, 1]));
+        assert_ne!(with.hash(), without.hash());
+        assert_eq!(Overlay::of([&a[..], &c[..]], |_| Some([1, 1])).hash(), without.hash());
+    }
+}
