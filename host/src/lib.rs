@@ -6,5 +6,6 @@ pub mod data;
 pub mod experiment;
 pub mod graph;
 pub mod metrics;
+pub mod plugins;
 pub mod report;
 pub mod runtime;
