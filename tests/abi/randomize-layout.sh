@@ -11,10 +11,8 @@ cd "$(dirname "$0")/../.."
 target=${1:-target/randomized}
 
 RUSTC_BOOTSTRAP=1 RUSTFLAGS="-Zrandomize-layout" CARGO_PROFILE_DEV_OPT_LEVEL=3 \
-    cargo build --lib --target-dir "$target" -p engraft-minimal-plugin -p engraft-stress-plugin -p engraft-rome
+    cargo build --lib --target-dir "$target" -p engraft-minimal-plugin -p engraft-stress-plugin
 
 target=$(cd "$target" && pwd)
 ENGRAFT_TEST_PLUGIN="$target/debug/libengraft_minimal_plugin.so" ENGRAFT_TEST_STRESS="$target/debug/libengraft_stress.so" \
     cargo test -p engraft-tests -p engraft-minimal-plugin -p engraft-stress-plugin plugins
-# The laws of the methods, over the shuffled ROME.
-ENGRAFT_TEST_PLUGIN="$target/debug/libengraft_rome.so" cargo test -p engraft-tests laws

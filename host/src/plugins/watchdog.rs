@@ -120,7 +120,10 @@ mod tests {
         let cancel = Cancel::new();
         cancel.cancel();
         let (release, blocked) = channel::<()>();
-        let deaf = move || Ok(drop(blocked.recv()));
+        let deaf = move || {
+            let _ = blocked.recv();
+            Ok(())
+        };
         let outcome = watched("the call `edit`", &cancel, Deadlines { soft: None, grace: SOON }, deaf);
         let error = outcome.unwrap_err();
         assert_eq!(error.code().id, "plugin-hangs");

@@ -1,4 +1,4 @@
-//! The host as it is lent to a plugin for one call: [`FfiHost`] is made by the host, [`ForeignHost`] is what the
+//! The host as it is lent to a plugin for one call: [`FfiHost`] is made by the host, `ForeignHost` is what the
 //! plugin sees of it.
 
 use std::marker::PhantomData;
