@@ -9,12 +9,12 @@ use std::path::Path;
 use engraft_plugin_api::abi::ROOT_SYMBOL;
 
 use super::codes;
+use crate::base::elf::cut_off;
 use crate::base::{Error, Result};
 
 /// ELF's number of this processor and of some others, with their names.
 const MACHINES: [(u16, &str); 5] = [(3, "x86"), (40, "arm"), (62, "x86_64"), (183, "aarch64"), (243, "riscv64")];
 const SHARED_OBJECT: u16 = 3;
-const LOADED_SEGMENT: u32 = 1;
 const DYNAMIC_SYMBOLS: u32 = 11;
 
 /// Checks the file without loading it.
@@ -29,7 +29,7 @@ pub(super) fn check(path: &Path) -> Result<()> {
     if !metadata.is_file() {
         return Err(wrong("is not a file"));
     }
-    let elf = Elf { file, len: metadata.len() };
+    let elf = Elf { path, file, len: metadata.len() };
     match elf.inspect() {
         Ok(()) => Ok(()),
         Err(Defect::Alien(what)) => Err(wrong(&format!("is not a shared library: {what}"))),
@@ -57,7 +57,8 @@ enum Defect {
     Io(io::Error),
 }
 
-struct Elf {
+struct Elf<'a> {
+    path: &'a Path,
     file: File,
     len: u64,
 }
@@ -70,7 +71,7 @@ struct Section {
     size: u64,
 }
 
-impl Elf {
+impl Elf<'_> {
     fn inspect(&self) -> Result<(), Defect> {
         let mut head = [0u8; 64];
         let known = usize::try_from(self.len).unwrap_or(usize::MAX).min(head.len());
@@ -94,22 +95,10 @@ impl Elf {
         if u16_at(&head, 16) != SHARED_OBJECT {
             return Err(Defect::Alien("it is a program or an object file"));
         }
-        self.segments(&head)?;
-        self.root_symbol(&head)
-    }
-
-    /// Every segment that will be mapped lies in the file.
-    fn segments(&self, head: &[u8; 64]) -> Result<(), Defect> {
-        let (size, count) = (u64::from(u16_at(head, 54)), u64::from(u16_at(head, 56)));
-        let table = self.bytes(u64_at(head, 32), size * count, "program header reaches")?;
-        for entry in table.chunks_exact(usize::from(u16_at(head, 54)).max(56)) {
-            let loaded = u32_at(entry, 0) == LOADED_SEGMENT;
-            let end = u64_at(entry, 8).checked_add(u64_at(entry, 32));
-            if loaded && end.is_none_or(|end| end > self.len) {
-                return Err(Defect::CutOff("code or data reaches"));
-            }
+        if cut_off(self.path).map_err(Defect::Io)?.is_some() {
+            return Err(Defect::CutOff("code or data reaches"));
         }
-        Ok(())
+        self.root_symbol(&head)
     }
 
     /// The root symbol is defined among the dynamic ones. A library without a section table passes.
