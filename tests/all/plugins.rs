@@ -255,7 +255,7 @@ fn errors_arrive_with_all_their_parts() {
     assert_eq!(stress("fault = 'error-create'").expect_err("fails").code().id, "plugin-failed");
 
     let error = fault("none").edit(&StillModel::default(), &requests()).expect_err("there is no such weight");
-    assert_eq!((error.code().id, error.code().class.exit_code()), ("plugin-host-call", 6));
+    assert_eq!((error.code().id, error.code().class.exit_code()), ("plugin-host-call", 4));
     assert!(error.message().contains("[weight] the model has no weight `blocks.0.mlp.W_out`"), "{error}");
 }
 

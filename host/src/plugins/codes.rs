@@ -33,7 +33,7 @@ codes! {
         "The method could not do what was asked and says why; its own code stands in brackets. Nothing was changed in the model. What to do depends on the method's words and on its README.";
     Plugin HANGS "plugin-hangs"
         "The plugin was asked to stop and did not return in time. It does not react to cancellation, and a native call that is blocked cannot be stopped from outside: its thread was left behind and still uses memory and perhaps a core. Nothing was changed in the model. End the process to be rid of it, and report the plugin to its author: `ModelAccess::cancelled` is to be asked often.";
-    Runtime HOST_CALL "plugin-host-call"
+    Model HOST_CALL "plugin-host-call"
         "The method asked the host for something that failed, and gave up. The host's own code stands in brackets; look that up with `engraft explain`. Nothing was changed in the model.";
     Runtime HOST_PANICKED "plugin-host-panicked"
         "The host itself panicked while it served a call of a method. The panic was caught, nothing was changed in the model. This is a fault of engraft, to be reported with the message and the request that caused it.";

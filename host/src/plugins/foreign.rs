@@ -161,7 +161,7 @@ mod tests {
     fn who_is_to_blame_decides_the_class() {
         let class = |code: &str| explain(Path::new("p"), "edit", MethodError::new(code, "")).code().class;
         assert_eq!(class(MethodError::CANCELLED), Class::Interrupted);
-        assert_eq!(class("host-no-tokenizer"), Class::Runtime);
+        assert_eq!(class("host-no-tokenizer"), Class::Model);
         assert_eq!(class(HOST_PANICKED), Class::Runtime);
         assert_eq!(class(PLUGIN_PANICKED), Class::Plugin);
         assert_eq!(class(RECORD), Class::Plugin);
