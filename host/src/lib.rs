@@ -7,6 +7,7 @@ pub mod experiment;
 pub mod graph;
 pub mod hooks;
 pub mod metrics;
+pub mod plugins;
 pub mod report;
 pub mod runtime;
 pub mod weights;

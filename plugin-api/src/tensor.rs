@@ -111,6 +111,11 @@ impl Tensor {
         }
     }
 
+    /// Takes shape and values out of the tensor.
+    pub fn into_parts(self) -> (Vec<usize>, Data) {
+        (self.shape, self.data)
+    }
+
     /// Takes the float buffer out of the tensor.
     ///
     /// # Errors

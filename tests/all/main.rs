@@ -1,1 +1,3 @@
-//! Placeholder.
+//! The one integration binary: everything that needs plugins, a model or the whole host.
+
+mod plugins;

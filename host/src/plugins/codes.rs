@@ -1,0 +1,50 @@
+//! The codes of errors in finding, loading, configuring and calling plugins.
+
+use crate::base::codes;
+
+codes! {
+    Plugin MISSING "plugin-missing"
+        "There is no plugin of that name or at that path. A name like `rome` is looked up as `libengraft_rome.so` and `librome.so` in the folders of `--plugin-dir`, then those of `ENGRAFT_PLUGIN_PATH`, the folder of the executable and its `deps` folder, and the user's data folder (`engraft/plugins` below `XDG_DATA_HOME` or `~/.local/share`). A path ends in `.so` or holds a slash. Check the spelling, build the plugin, or name its folder.";
+    Plugin FILE "plugin-file"
+        "The file is not a shared library that this machine can load: it is no ELF file, it was cut off, or it was built for another processor. It was not opened as a library, so nothing of it has run. Build the plugin for this machine and copy it whole.";
+    Plugin NOT_A_PLUGIN "plugin-not-a-plugin"
+        "The file is a shared library, but not an engraft plugin: it does not export the root module that `export_method!` makes. It was not opened as a library, so nothing of it has run. Check that the path names the plugin and that its crate is a `cdylib` with `export_method!` at its end.";
+    Plugin PIN "plugin-pin"
+        "The bytes of the plugin are not those that were asked for: their BLAKE3 hash differs from the pinned one. The library was not opened, so nothing of it has run. If the plugin was rebuilt on purpose, pin its new hash; otherwise find out who changed the file.";
+    Plugin LOAD "plugin-load"
+        "The system's loader refused the library. The cause underneath is the loader's own text; usually a library that the plugin was linked to is missing, or one of its symbols is. Install what is missing or build the plugin anew on this machine.";
+    Plugin ABI_STABLE "plugin-abi-stable"
+        "The plugin was built with another version of `abi_stable`, the crate that describes the types at the border, so nothing else about it can be checked. No function of it was called. Rebuild it against the version of `engraft-plugin-api` that belongs to this host.";
+    Plugin VERSION "plugin-version"
+        "The plugin was built with a version of `engraft-plugin-api` that does not fit this host's. Versions fit if their major numbers agree, and while that is 0, their minor numbers too. No function of the plugin was called. Rebuild it against the version that the message names, or use a host of the plugin's version.";
+    Plugin LAYOUT "plugin-layout"
+        "The plugin says that it was built with a fitting version of `engraft-plugin-api`, but its types at the border are laid out in another way than the host's; the cause underneath lists the differences. No function of the plugin was called. Usually it was built against a changed copy of that crate: rebuild it against the published one.";
+    Plugin PANICKED "plugin-panicked"
+        "The plugin panicked: it found something that its author thought impossible. The panic was caught at the border, nothing was changed in the model, and other methods work on. The message gives the call and the plugin's own words; this is a fault of the plugin, to be reported to its author with the request that caused it.";
+    Plugin POISONED "plugin-poisoned"
+        "The method panicked in an earlier call, and a panic may leave it half changed, so it is not called again. Create the method anew; if it panics again, the plugin has a fault that is to be reported to its author.";
+    Plugin DESCRIPTOR "plugin-descriptor"
+        "What the plugin says of itself contradicts itself: its name is not made of lower-case letters, digits and dashes, two parameters share a name, or a default is not a value of its own parameter. This is a fault of the plugin, to be reported to its author.";
+    Plugin DUPLICATE "plugin-duplicate"
+        "Two different plugin files define a method of the same name, or a loaded file changed on disk. Libraries cannot be unloaded, and results name methods, so the second one is refused. Remove one of the files from the search path, name the one that is meant by its path, or start anew after a rebuild.";
+    Plugin RECORD "plugin-record"
+        "What the plugin sent across the border cannot be read: something is missing, or a tensor's shape and values disagree. Nothing of it was used. A plugin that uses the plain types of `engraft-plugin-api` cannot do this; it is a fault of the plugin, to be reported to its author.";
+    Plugin FAILED "plugin-failed"
+        "The method could not do what was asked and says why; its own code stands in brackets. Nothing was changed in the model. What to do depends on the method's words and on its README.";
+    Plugin HANGS "plugin-hangs"
+        "The plugin was asked to stop and did not return in time. It does not react to cancellation, and a native call that is blocked cannot be stopped from outside: its thread was left behind and still uses memory and perhaps a core. Nothing was changed in the model. End the process to be rid of it, and report the plugin to its author: `ModelAccess::cancelled` is to be asked often.";
+    Model HOST_CALL "plugin-host-call"
+        "The method asked the host for something that failed, and gave up. The host's own code stands in brackets; look that up with `engraft explain`. Nothing was changed in the model.";
+    Runtime HOST_PANICKED "plugin-host-panicked"
+        "The host itself panicked while it served a call of a method. The panic was caught, nothing was changed in the model. This is a fault of engraft, to be reported with the message and the request that caused it.";
+    Runtime THREAD "plugin-thread"
+        "The system could not start a thread for a call of a plugin: a limit on threads or memory is reached. The call was not made. End other programs or raise the limit (`ulimit -u`).";
+    Config PARAM_UNKNOWN "param-unknown"
+        "A parameter was given that the method does not have. The message names the nearest one; `engraft plugins list` shows all parameters of a method with their types, ranges and defaults.";
+    Config PARAM_MISSING "param-missing"
+        "A parameter that has no default was not given. Add it to `params = { ... }` of the method; `engraft plugins list` shows what it takes.";
+    Config PARAM_TYPE "param-type"
+        "A parameter was given a value of another type than it takes, for example a string where a number belongs. `engraft plugins list` shows what each parameter takes.";
+    Config PARAM_RANGE "param-range"
+        "A parameter was given a value outside of its range or choice. The message names the range; `engraft plugins list` shows it with the default.";
+}

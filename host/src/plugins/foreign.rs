@@ -1,0 +1,169 @@
+//! A method of a loaded library, and the translation of what it reports into this library's errors.
+
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use engraft_plugin_api::abi::record::RECORD;
+use engraft_plugin_api::abi::{ForeignMethod, HOST_PANICKED, PLUGIN_PANICKED, UNKNOWN_OP};
+use engraft_plugin_api::{Change, EditMethod, EditRequest, MethodError, ModelAccess, Params};
+
+use super::codes;
+use super::load::Library;
+use crate::base::{self, Error, Result};
+
+/// A method with its parameters set. Its calls may be made from any thread.
+pub struct Method {
+    library: Arc<Library>,
+    params: Params,
+    foreign: ForeignMethod,
+    panicked: AtomicBool,
+}
+
+impl Method {
+    pub(super) fn new(library: Arc<Library>, params: Params, foreign: ForeignMethod) -> Self {
+        Self { library, params, foreign, panicked: AtomicBool::new(false) }
+    }
+
+    /// The library that the method came from.
+    pub fn library(&self) -> &Arc<Library> {
+        &self.library
+    }
+
+    /// The parameters, defaults included.
+    pub fn params(&self) -> &Params {
+        &self.params
+    }
+
+    /// Asks the method for the changes that fulfil the requests together. Nothing of the model is changed, and the
+    /// changes are read, but not yet checked against the model.
+    ///
+    /// # Errors
+    /// `interrupted` if the method noticed that `access` was cancelled; `plugin-failed`, `plugin-host-call`,
+    /// `plugin-panicked`, `plugin-record`; and `plugin-poisoned` for every call after a panic.
+    pub fn edit(&self, access: &dyn ModelAccess, requests: &[EditRequest]) -> Result<Vec<Change>> {
+        if self.panicked.load(Ordering::SeqCst) {
+            let name = &self.library.descriptor().name;
+            return Err(Error::new(
+                &codes::POISONED,
+                format!("the method `{name}` panicked before and is not trusted"),
+            )
+            .help("create the method anew"));
+        }
+        self.foreign.edit(access, requests).map_err(|error| {
+            if error.code == PLUGIN_PANICKED {
+                self.panicked.store(true, Ordering::SeqCst);
+            }
+            explain(self.library.path(), "edit", error)
+        })
+    }
+
+    /// The method as plugins and tests know it: the trait itself, with the plugin's own errors.
+    pub fn as_edit_method(&self) -> &dyn EditMethod {
+        &self.foreign
+    }
+
+    /// Drops the method and tells how that went. (Merely dropping it ignores a panic there.)
+    ///
+    /// # Errors
+    /// `plugin-panicked` if the method panicked while it was dropped.
+    pub fn close(self) -> Result<()> {
+        self.foreign.close().map_err(|error| explain(self.library.path(), "drop", error))
+    }
+}
+
+impl fmt::Debug for Method {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Method").field("library", &self.library).field("params", &self.params).finish()
+    }
+}
+
+/// This library's error for what a plugin reported, naming plugin and call.
+pub(super) fn explain(plugin: &Path, call: &str, error: MethodError) -> Error {
+    let plugin = plugin.display();
+    let mut words = error.message.clone();
+    for (name, value) in &error.labels {
+        words += &format!(" [{name}: {value}]");
+    }
+    let (code, message) = match error.code.as_str() {
+        MethodError::CANCELLED => {
+            (&base::codes::INTERRUPTED, format!("the plugin {plugin} stopped in `{call}`, as it was asked to"))
+        }
+        PLUGIN_PANICKED => (&codes::PANICKED, format!("{plugin}: {words}")),
+        HOST_PANICKED => (&codes::HOST_PANICKED, format!("{plugin} called the host in `{call}`: {words}")),
+        RECORD | UNKNOWN_OP => {
+            (&codes::RECORD, format!("{plugin} answered `{call}` with something unreadable: {words}"))
+        }
+        other => match other.strip_prefix("host-") {
+            Some(host) => {
+                (&codes::HOST_CALL, format!("{plugin} needed something in `{call}` that failed: [{host}] {words}"))
+            }
+            None => (&codes::FAILED, format!("{plugin} failed in `{call}`: [{other}] {words}")),
+        },
+    };
+    let mut out = Error::new(code, message);
+    if let Some(help) = error.help {
+        out = out.help(help);
+    }
+    match Cause::chain(error.causes) {
+        Some(cause) => out.because(cause),
+        None => out,
+    }
+}
+
+/// The messages under an error of a plugin, as errors again.
+#[derive(Debug)]
+struct Cause {
+    message: String,
+    next: Option<Box<Cause>>,
+}
+
+impl Cause {
+    fn chain(messages: Vec<String>) -> Option<Box<Self>> {
+        messages.into_iter().rfold(None, |next, message| Some(Box::new(Self { message, next })))
+    }
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Cause {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.next.as_deref().map(|cause| cause as _)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::error::Error as _;
+
+    use super::*;
+    use crate::base::Class;
+
+    #[test]
+    fn a_plugins_error_keeps_its_words() {
+        let inner = MethodError::new("inner", "singular");
+        let error = MethodError::new("rome-solve", "cannot solve").label("layer", 3).help("damp it").cause(&inner);
+        let error = explain(Path::new("/p/librome.so"), "edit", error);
+        assert_eq!(error.message(), "/p/librome.so failed in `edit`: [rome-solve] cannot solve [layer: 3]");
+        assert_eq!(
+            (error.code().id, error.code().class, error.advice()),
+            ("plugin-failed", Class::Plugin, Some("damp it"))
+        );
+        assert_eq!(error.source().map(ToString::to_string), Some("singular".into()));
+    }
+
+    #[test]
+    fn who_is_to_blame_decides_the_class() {
+        let class = |code: &str| explain(Path::new("p"), "edit", MethodError::new(code, "")).code().class;
+        assert_eq!(class(MethodError::CANCELLED), Class::Interrupted);
+        assert_eq!(class("host-no-tokenizer"), Class::Model);
+        assert_eq!(class(HOST_PANICKED), Class::Runtime);
+        assert_eq!(class(PLUGIN_PANICKED), Class::Plugin);
+        assert_eq!(class(RECORD), Class::Plugin);
+    }
+}

@@ -1,0 +1,23 @@
+//! Editing methods from shared libraries: found, checked before anything of them runs, loaded, configured and called.
+//!
+//! [`Registry::load`] turns what a user wrote (`plugin = "rome"`, or a path) into a [`Library`];
+//! [`Library::configure`] checks its parameters; [`Library::create`] makes a [`Method`], whose `edit` returns changes
+//! or an error that names the plugin. A native plugin is trusted code: panics come back as errors, values are checked,
+//! but a crash ends the process and a blocked call can only be left behind ([`watched`]). Policy can act on the bytes:
+//! [`Registry::load`] takes a hash to insist on, and compares it before the library is opened. Libraries are never
+//! unloaded.
+
+pub mod codes;
+mod discover;
+mod elf;
+mod foreign;
+mod load;
+pub mod params;
+mod registry;
+mod watchdog;
+
+pub use discover::SearchPath;
+pub use foreign::Method;
+pub use load::Library;
+pub use registry::Registry;
+pub use watchdog::{Deadlines, watched};

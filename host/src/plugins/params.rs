@@ -1,0 +1,115 @@
+//! Parameters between TOML and the values that a method takes.
+
+use std::collections::BTreeMap;
+
+use engraft_plugin_api::{Descriptor, ParamValue, Params};
+use toml::Value;
+
+use super::codes;
+use crate::base::{Error, Result};
+
+/// Checks the table of a configuration against a method's declarations and fills in the defaults.
+///
+/// # Errors
+/// `param-unknown`, `param-missing`, `param-type` or `param-range`; each names the method and the key.
+pub fn resolve(method: &Descriptor, given: &toml::Table) -> Result<Params> {
+    let mut values = BTreeMap::new();
+    for (key, value) in given {
+        values.insert(key.clone(), from_toml(&method.name, key, value)?);
+    }
+    Params::resolve(&values, &method.params).map_err(|error| {
+        let code = match error.code.as_str() {
+            "param-unknown" => &codes::PARAM_UNKNOWN,
+            "param-missing" => &codes::PARAM_MISSING,
+            "param-range" => &codes::PARAM_RANGE,
+            _ => &codes::PARAM_TYPE,
+        };
+        let out = Error::new(code, format!("method `{}`: {}", method.name, error.message));
+        match error.help {
+            Some(help) => out.help(help),
+            None => out,
+        }
+    })
+}
+
+/// The parameters as a table, for files that record what was run.
+pub fn to_toml(params: &Params) -> toml::Table {
+    params.0.iter().map(|(key, value)| (key.clone(), value_to_toml(value))).collect()
+}
+
+fn value_to_toml(value: &ParamValue) -> Value {
+    match value {
+        ParamValue::Flag(value) => Value::Boolean(*value),
+        ParamValue::Integer(value) => Value::Integer(*value),
+        ParamValue::Number(value) => Value::Float(*value),
+        ParamValue::Text(value) => Value::String(value.clone()),
+        ParamValue::List(values) => Value::Array(values.iter().map(value_to_toml).collect()),
+    }
+}
+
+fn from_toml(method: &str, key: &str, value: &Value) -> Result<ParamValue> {
+    Ok(match value {
+        Value::Boolean(value) => ParamValue::Flag(*value),
+        Value::Integer(value) => ParamValue::Integer(*value),
+        Value::Float(value) => ParamValue::Number(*value),
+        Value::String(value) => ParamValue::Text(value.clone()),
+        Value::Array(values) => {
+            ParamValue::List(values.iter().map(|v| from_toml(method, key, v)).collect::<Result<_>>()?)
+        }
+        Value::Table(_) | Value::Datetime(_) => {
+            return Err(Error::new(
+                &codes::PARAM_TYPE,
+                format!("method `{method}`: the parameter `{key}` is given {}, which no parameter takes", {
+                    if value.is_table() { "a table" } else { "a date" }
+                }),
+            ));
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use engraft_plugin_api::{Capabilities, Family, ParamKind, ParamSpec};
+
+    use super::*;
+
+    fn method() -> Descriptor {
+        let numbers = ParamKind::List(Box::new(ParamKind::Number { min: 0.0, max: 1.0 }));
+        Descriptor {
+            name: "rome".into(),
+            version: String::new(),
+            family: Family::InternalModification,
+            summary: String::new(),
+            paper: String::new(),
+            capabilities: Capabilities::default(),
+            params: vec![
+                ParamSpec::required("layer", ParamKind::Layer, "the layer"),
+                ParamSpec::new("mix", numbers, ParamValue::List(vec![]), "shares"),
+            ],
+        }
+    }
+
+    #[test]
+    fn a_table_becomes_parameters_and_a_table_again() {
+        let params = resolve(&method(), &"layer = 3\nmix = [0, 0.5]".parse().unwrap()).unwrap();
+        assert_eq!(to_toml(&params), "layer = 3\nmix = [0.0, 0.5]".parse().unwrap());
+        assert_eq!(resolve(&method(), &to_toml(&params)).unwrap(), params);
+    }
+
+    #[test]
+    fn each_defect_names_its_key() {
+        let error = |text: &str| resolve(&method(), &text.parse().unwrap()).unwrap_err();
+        for (text, code, key) in [
+            ("", "param-missing", "layer"),
+            ("layer = 1\nlayers = 2", "param-unknown", "layers"),
+            ("layer = 'x'", "param-type", "layer"),
+            ("layer = { of = 1 }", "param-type", "layer"),
+            ("layer = 1\nmix = [[1979-05-27]]", "param-type", "mix"),
+            ("layer = 1\nmix = [2.0]", "param-range", "mix"),
+        ] {
+            let error = error(text);
+            assert_eq!(error.code().id, code, "{text}");
+            assert!(error.message().contains(&format!("`{key}`")) && error.message().contains("`rome`"), "{error}");
+        }
+    }
+}

@@ -1,0 +1,151 @@
+//! Calls through the whole border, in process: every call of the host arrives and answers as without it, and faults on
+//! either side come back as errors.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::host::{FfiHost, ForeignHost};
+use super::{ForeignModule, HOST_PANICKED, PLUGIN_PANICKED};
+use crate::testing::StillModel;
+use crate::*;
+
+/// Answers every call with what it was asked.
+struct Echo;
+
+impl ModelAccess for Echo {
+    fn facts(&self) -> ModelFacts {
+        ModelFacts { layers: 3, ..ModelFacts::default() }
+    }
+    fn tokenize(&self, text: &str) -> Result<Tokens, MethodError> {
+        StillModel::default().tokenize(text)
+    }
+    fn decode(&self, ids: &[u32]) -> Result<String, MethodError> {
+        StillModel::default().decode(ids)
+    }
+    fn weight(&self, weight: WeightRef) -> Result<Tensor, MethodError> {
+        match weight {
+            WeightRef::Unembedding => Tensor::f32([1, 2], vec![1.5, -0.0]),
+            other => Err(MethodError::new("host-weight", "no").label("weight", other).help("ask for another")),
+        }
+    }
+    fn run(&self, request: &RunRequest) -> Result<RunReply, MethodError> {
+        let taps = request.adds.iter().chain(&request.overwrites).map(|poke| poke.values.clone()).collect();
+        Ok(RunReply { taps, logits: Tensor::zeros([request.logits.len(), request.rows.len()]) })
+    }
+    fn gradient(&self, request: &GradientRequest) -> Result<GradientReply, MethodError> {
+        let gradients = vec![request.adds.iter().map(|poke| poke.values.clone()).collect()];
+        Ok(GradientReply { loss: request.terms.len() as f32, terms: vec![0.5; request.wrt.len()], gradients })
+    }
+    fn generate(&self, request: &GenerateRequest) -> Result<Vec<Vec<u32>>, MethodError> {
+        Ok(request.rows.iter().rev().cloned().collect())
+    }
+    fn second_moment(&self, site: Site) -> Result<SecondMoment, MethodError> {
+        assert_eq!(site, Site::LnFinal);
+        Ok(SecondMoment { matrix: Tensor::zeros([2, 2]), tokens: 12 })
+    }
+    fn random(&self, stream: &str) -> u64 {
+        u64::MAX - stream.len() as u64
+    }
+    fn cancelled(&self) -> bool {
+        true
+    }
+    fn progress(&self, done: u64, total: u64, what: &str) {
+        assert_eq!((done, total, what), (1, u64::MAX, "steps"));
+    }
+    fn log(&self, level: Level, message: &str) {
+        assert_eq!((level, message), (Level::Debug, "said"));
+    }
+}
+
+#[test]
+fn every_call_of_the_host_crosses_unharmed() {
+    let near: &dyn ModelAccess = &Echo;
+    let far = ForeignHost::new(FfiHost::lend(&near));
+    assert_eq!(far.facts(), near.facts());
+    assert_eq!(far.tokenize("größe"), near.tokenize("größe"));
+    assert_eq!(far.decode(&[104, 105]), Ok("hi".to_owned()));
+    assert_eq!(far.decode(&[300]), near.decode(&[300]));
+    for weight in [WeightRef::Unembedding, WeightRef::Embedding] {
+        assert_eq!(far.weight(weight), near.weight(weight));
+    }
+    let values = Tensor::f32([1, 3], vec![0.25, f32::MIN_POSITIVE, -7.0]).expect("fits");
+    let poke = Poke { site: Site::Embed, places: vec![Place { row: 0, pos: 1 }], values };
+    let rows = vec![vec![1, 2], vec![3]];
+    let run = RunRequest { rows: rows.clone(), adds: vec![poke.clone()], overwrites: vec![poke], ..Default::default() };
+    assert_eq!(far.run(&run), near.run(&run));
+    let gradient = GradientRequest { adds: run.adds.clone(), wrt: vec![Wrt::Add(0)], ..Default::default() };
+    assert_eq!(far.gradient(&gradient), near.gradient(&gradient));
+    let generate = GenerateRequest { rows, max_new: 1, decoding: Decoding::Greedy, stop: vec![], under: vec![] };
+    assert_eq!(far.generate(&generate), near.generate(&generate));
+    assert_eq!(far.second_moment(Site::LnFinal), near.second_moment(Site::LnFinal));
+    assert_eq!(far.random("prefixes"), near.random("prefixes"));
+    assert!(far.cancelled());
+    far.progress(1, u64::MAX, "steps");
+    far.log(Level::Debug, "said");
+    // The assertions of `Echo` are panics of the host.
+    assert_eq!(far.second_moment(Site::Embed).map_err(|e| e.code), Err(HOST_PANICKED.to_owned()));
+}
+
+/// Does what its request's prompt says.
+struct Rude(&'static AtomicUsize);
+
+static DROPS: AtomicUsize = AtomicUsize::new(0);
+
+impl Drop for Rude {
+    fn drop(&mut self) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+        panic!("while dropped");
+    }
+}
+
+impl EditMethod for Rude {
+    fn edit(&self, access: &dyn ModelAccess, requests: &[EditRequest]) -> Result<Vec<Change>, MethodError> {
+        match requests[0].prompt.as_str() {
+            "panic" => panic!("as asked"),
+            "host" => access.log(Level::Info, "not what Echo expects"),
+            "error" => return access.weight(WeightRef::Embedding).map(|_| vec![]),
+            _ => {}
+        }
+        Ok(vec![])
+    }
+}
+
+impl Plugin for Rude {
+    fn describe() -> Descriptor {
+        panic!("while describing")
+    }
+    fn create(params: &Params) -> Result<Box<dyn EditMethod>, MethodError> {
+        if params.flag("fail")? { Err(MethodError::new("rude", "no")) } else { Ok(Box::new(Rude(&DROPS))) }
+    }
+}
+
+#[test]
+fn faults_come_back_as_errors() {
+    let module = ForeignModule::of::<Rude>();
+    assert_eq!(module.api_version(), super::API_VERSION);
+    let error = module.describe().expect_err("panics");
+    assert_eq!((error.code.as_str(), error.labels), (PLUGIN_PANICKED, vec![("op".into(), "describe".into())]));
+    let create = |fail| module.create(&Params([("fail".to_owned(), ParamValue::Flag(fail))].into()));
+    assert_eq!(create(true).map(drop), Err(MethodError::new("rude", "no")));
+    assert_eq!(module.create(&Params::default()).map(drop).map_err(|e| e.code), Err("param-missing".to_owned()));
+
+    let method = create(false).expect("creates");
+    let edit = |prompt: &str| {
+        let target = Target { new: String::new(), old: None };
+        method.edit(&Echo, &[EditRequest { id: String::new(), prompt: prompt.into(), subject: None, target }])
+    };
+    assert_eq!(edit(""), Ok(vec![]));
+    let error = edit("panic").expect_err("panics");
+    assert_eq!(
+        (error.code.as_str(), error.message.as_str()),
+        (PLUGIN_PANICKED, "the plugin panicked in `edit`: as asked")
+    );
+    let error = edit("host").expect_err("the host panics");
+    assert_eq!(error.code, HOST_PANICKED);
+    assert!(error.message.contains("the host panicked in `log`"), "{}", error.message);
+    assert_eq!(edit("error"), Echo.weight(WeightRef::Embedding).map(|_| vec![]));
+
+    assert_eq!(method.close().map_err(|e| e.message), Err("the plugin panicked in `drop`: while dropped".into()));
+    assert_eq!(DROPS.load(Ordering::SeqCst), 1);
+    drop(create(false));
+    assert_eq!(DROPS.load(Ordering::SeqCst), 2);
+}

@@ -1,0 +1,119 @@
+//! A plugin that misbehaves on purpose: its parameter `fault` chooses how.
+
+use std::thread::sleep;
+use std::time::Duration;
+
+use engraft_plugin_api::{
+    Capabilities, Change, Delta, Descriptor, EditMethod, EditRequest, Family, MethodError, ModelAccess, ParamKind,
+    ParamSpec, ParamValue, Params, Plugin, Role, Tensor, WeightRef, export_method,
+};
+
+/// What can go wrong inside a method that was built as it should be.
+const FAULTS: [&str; 12] = [
+    "none",
+    "panic-create",
+    "panic-edit",
+    "panic-payload",
+    "panic-drop",
+    "error-create",
+    "error-edit",
+    "nan",
+    "wrong-shape",
+    "unknown-weight",
+    "hang",
+    "wait",
+];
+
+/// The weight that the method changes.
+const WEIGHT: WeightRef = WeightRef::Block(0, Role::MlpOut);
+
+struct Stress {
+    fault: String,
+    milliseconds: u64,
+}
+
+impl EditMethod for Stress {
+    fn edit(&self, access: &dyn ModelAccess, requests: &[EditRequest]) -> Result<Vec<Change>, MethodError> {
+        if requests.is_empty() {
+            return Ok(Vec::new());
+        }
+        match self.fault.as_str() {
+            "panic-edit" => panic!("stress was told to panic"),
+            "panic-payload" => std::panic::panic_any(17),
+            "error-edit" => {
+                return Err(MethodError::new("stress-error", "stress was told to fail")
+                    .label("request", &requests[0].id)
+                    .help("choose another fault")
+                    .cause(&MethodError::new("stress-cause", "it is in its nature")));
+            }
+            // Deaf to cancellation, as a blocked native call is; it ends at last so that a test can.
+            "hang" => sleep(Duration::from_millis(self.milliseconds)),
+            "wait" => {
+                while !access.cancelled() {
+                    sleep(Duration::from_millis(1));
+                }
+                return Err(MethodError::cancelled());
+            }
+            _ => {}
+        }
+        let tensor = access.weight(WEIGHT)?;
+        let (mut shape, weight) = match self.fault.as_str() {
+            "unknown-weight" => (tensor.shape().to_vec(), WeightRef::Block(usize::MAX, Role::MlpOut)),
+            _ => (tensor.shape().to_vec(), WEIGHT),
+        };
+        if self.fault == "wrong-shape" {
+            shape.reverse();
+            shape.push(1);
+        }
+        let mut delta = vec![0.5; tensor.len()];
+        if self.fault == "nan" {
+            delta[1] = f32::NAN;
+        }
+        Ok(vec![Change::Weight { weight, delta: Delta::Dense(Tensor::f32(shape, delta)?) }])
+    }
+}
+
+impl Drop for Stress {
+    fn drop(&mut self) {
+        assert!(self.fault != "panic-drop", "stress was told to panic while it is dropped");
+    }
+}
+
+impl Plugin for Stress {
+    fn describe() -> Descriptor {
+        Descriptor {
+            name: "stress".into(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            family: Family::InternalModification,
+            summary: "Misbehaves as it is told.".into(),
+            paper: "none".into(),
+            capabilities: Capabilities { batch: true, sequential: true, needs_subject: false },
+            params: vec![
+                ParamSpec::new(
+                    "fault",
+                    ParamKind::Choice(FAULTS.map(str::to_owned).to_vec()),
+                    ParamValue::Text("none".into()),
+                    "what goes wrong",
+                ),
+                ParamSpec::new(
+                    "milliseconds",
+                    ParamKind::Integer { min: 0, max: 600_000 },
+                    ParamValue::Integer(60_000),
+                    "how long `hang` is deaf",
+                ),
+            ],
+        }
+    }
+
+    fn create(params: &Params) -> Result<Box<dyn EditMethod>, MethodError> {
+        let fault = params.text("fault")?.to_owned();
+        match fault.as_str() {
+            "panic-create" => panic!("stress was told to panic"),
+            "error-create" => return Err(MethodError::new("stress-error", "stress was told to fail")),
+            _ => {}
+        }
+        Ok(Box::new(Stress { fault, milliseconds: params.index("milliseconds")? as u64 }))
+    }
+}
+
+export_method!(Stress);
