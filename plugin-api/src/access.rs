@@ -150,6 +150,15 @@ pub enum Term {
     },
 }
 
+impl Term {
+    /// The term's factor in the loss.
+    pub fn weight(&self) -> f32 {
+        match self {
+            Self::Nll { weight, .. } | Self::Kl { weight, .. } | Self::Seed { weight, .. } => *weight,
+        }
+    }
+}
+
 /// The direction of a divergence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum KlDirection {

@@ -15,4 +15,6 @@ codes! {
         "A folder that results are to be written to cannot be made or written to. It is checked before any work begins, so that nothing is computed in vain. Choose another folder, or change the permissions of this one.";
     Config HASH_SPELLING "hash-spelling"
         "A text that should be a hash is not one. Hashes are BLAKE3, spelled as 64 lower-case hexadecimal digits. The file it was read from has probably been edited by hand or cut off.";
+    Plugin PLAIN_TYPE "plain-type"
+        "A value of the plugin contract contradicts itself: a tensor whose shape does not hold its values, or one of integers where floats were expected. This is a defect of the plugin, or of engraft; please report the message.";
 }

@@ -146,3 +146,10 @@ impl From<Error> for MethodError {
         }
     }
 }
+
+/// The plain types of the contract check themselves; what they refuse is an error like any other here.
+impl From<MethodError> for Error {
+    fn from(error: MethodError) -> Self {
+        Self::new(&super::codes::PLAIN_TYPE, error.message.clone()).because(error)
+    }
+}

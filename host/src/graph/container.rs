@@ -170,6 +170,11 @@ impl Graph {
         &self.folder
     }
 
+    /// The external data files by name, with the paths they resolve to.
+    pub fn external_paths(&self) -> impl Iterator<Item = (&str, &Path)> {
+        self.files.paths()
+    }
+
     /// The version of the standard operator set.
     pub fn opset(&self) -> i64 {
         self.shell.opset_import.iter().find(|o| o.domain.is_empty() || o.domain == "ai.onnx").map_or(1, |o| o.version)

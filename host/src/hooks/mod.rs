@@ -13,5 +13,6 @@ mod values;
 
 pub use moments::{Moment, SecondMoments, documents};
 pub(crate) use names::Name;
+pub(crate) use rig::site_width;
 pub use rig::{Branch, Rig, Rigged};
 pub use values::Values;

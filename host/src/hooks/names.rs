@@ -33,14 +33,18 @@ pub(crate) enum Name {
     Targets,
     /// Weights of the log-likelihood terms, `[n]`.
     NllWeights,
-    /// Recorded log-probabilities of divergence terms, `[n, vocab]`.
+    /// Recorded log-probabilities of divergence terms, `[n, vocab]`; true for those from the reference.
     Reference(bool),
-    /// Weights of divergence terms, `[n]`.
+    /// Weights of divergence terms, `[n]`; true for those from the reference.
     KlWeights(bool),
+    /// How many of the logits' places belong to each group of terms, `[groups]`.
+    Split,
     /// Places of seed term set `i`, `[n, 2]`.
     SeedAt(usize, Site),
     /// Vectors of seed term set `i`, `[n, width]`.
     Seed(usize, Site),
+    /// Weights of seed term set `i`, `[n, 1]`.
+    SeedWeights(usize, Site),
 }
 
 impl fmt::Display for Name {
@@ -59,10 +63,12 @@ impl fmt::Display for Name {
             Self::Dense(weight) => write!(f, "engraft.dense:{weight}"),
             Self::Targets => f.write_str("engraft.nll.targets"),
             Self::NllWeights => f.write_str("engraft.nll.weights"),
-            Self::Reference(from_current) => write!(f, "engraft.kl.{from_current}.reference"),
-            Self::KlWeights(from_current) => write!(f, "engraft.kl.{from_current}.weights"),
+            Self::Reference(from_reference) => write!(f, "engraft.kl.{from_reference}.reference"),
+            Self::KlWeights(from_reference) => write!(f, "engraft.kl.{from_reference}.weights"),
+            Self::Split => f.write_str("engraft.loss.split"),
             Self::SeedAt(i, site) => write!(f, "engraft.seed.{i}.at:{site}"),
             Self::Seed(i, site) => write!(f, "engraft.seed.{i}:{site}"),
+            Self::SeedWeights(i, site) => write!(f, "engraft.seed.{i}.weights:{site}"),
         }
     }
 }

@@ -28,6 +28,11 @@ impl Values {
         self.values.extend(other.values);
     }
 
+    /// Takes over copies of the inputs of another set; values are shared, not copied.
+    pub fn copy(&mut self, other: &Values) {
+        self.values.extend(other.values.iter().map(|(k, v)| (k.clone(), v.clone())));
+    }
+
     /// The value of an input.
     pub fn get(&self, name: &str) -> Option<&Value> {
         self.values.get(name)

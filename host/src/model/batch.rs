@@ -1,0 +1,43 @@
+//! Rows of tokens as the inputs of a decoder: right-padded, with mask and positions where the graph asks for them.
+
+use super::codes;
+use super::open::Model;
+use crate::base::{Error, Result};
+use crate::hooks::Values;
+use crate::runtime::Value;
+
+impl Model {
+    /// Checks rows and pads them to the longest.
+    ///
+    /// # Errors
+    /// `row-empty`, `row-too-long` or `token-outside`
+    pub(super) fn batch(&self, rows: &[Vec<u32>]) -> Result<Values> {
+        let anatomy = self.anatomy();
+        if rows.is_empty() || rows.iter().any(Vec::is_empty) {
+            return Err(Error::new(&codes::ROW_EMPTY, "a row of tokens is empty"));
+        }
+        let longest = rows.iter().map(Vec::len).max().unwrap_or(0);
+        if let Some(context) = anatomy.context.filter(|&c| longest > c) {
+            let text = format!("a row of {longest} tokens is longer than the model's context of {context}");
+            return Err(Error::new(&codes::ROW_TOO_LONG, text));
+        }
+        if let Some(bad) = rows.iter().flatten().find(|&&t| t as usize >= anatomy.vocab) {
+            let text = format!("the token {bad} is not below the {} rows of the embedding", anatomy.vocab);
+            return Err(Error::new(&codes::TOKEN_OUTSIDE, text));
+        }
+        let shape = [rows.len(), longest];
+        let padded = |value: &dyn Fn(&[u32], usize) -> i64| {
+            let flat = rows.iter().flat_map(|row| (0..longest).map(move |i| (row, i))).map(|(row, i)| value(row, i));
+            Value::i64(&shape, flat.collect())
+        };
+        let mut values = Values::default();
+        values.set(&anatomy.inputs.ids, padded(&|row, i| row.get(i).map_or(0, |&t| i64::from(t)))?);
+        if let Some(mask) = &anatomy.inputs.mask {
+            values.set(mask, padded(&|row, i| i64::from(i < row.len()))?);
+        }
+        if let Some(positions) = &anatomy.inputs.positions {
+            values.set(positions, padded(&|row, i| i.min(row.len() - 1) as i64)?);
+        }
+        Ok(values)
+    }
+}

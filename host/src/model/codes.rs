@@ -1,0 +1,28 @@
+//! The error codes of this folder.
+
+use crate::base::codes;
+
+codes! {
+    Model MODEL_DTYPE "model-dtype" "The model's weights are not float32. Half precision is not run yet; export the \
+        model in float32.";
+    Config ROW_EMPTY "row-empty" "A row of tokens is empty, or there are no rows. A prompt must hold at least one token.";
+    Config ROW_TOO_LONG "row-too-long" "A text has more tokens than the model's context. Shorten the prompt, the target \
+        or the context prefixes.";
+    Plugin TOKEN_OUTSIDE "token-outside" "A token id is not below the number of rows of the embedding. The runtime may \
+        read beyond the table for such an id, so it is refused first. A tokenizer of another model is the usual cause.";
+    Model NO_TOKENIZER "tokenizer-missing" "The model folder holds no `tokenizer.json`, and text was given. Copy the \
+        tokenizer that belongs to the model into its folder.";
+    Runtime NO_EFFECT "edit-no-effect" "The changes were applied, but the model's probe logits are the same to the bit: \
+        the edit did not reach the running model. It was taken back. A change so small that it is lost in rounding, \
+        or a delta of zeros, is the usual cause.";
+    Runtime ROLLBACK_DIFFERS "rollback-differs" "After a rollback the sum of the active patches does not have the hash \
+        that the journal recorded for it. The model is not what it was: open it anew. Please report this.";
+    Plugin REFERENCE_SHAPE "kl-reference-shape" "The recorded distribution of a divergence term does not have one \
+        log-probability for each token of the vocabulary.";
+    Plugin TRIAL_UNKNOWN "gradient-variable" "A gradient was asked for with respect to something that the request does \
+        not hold: the number of an addition or of a trial change is out of range.";
+    Model EXPORT_TARGET "export-target" "A model cannot be exported to the place asked for: it is the base model's own \
+        folder, or something is there already that is not an export.";
+    Config NO_CORPUS "corpus-missing" "A method asked for statistics of an activation, but the experiment names no \
+        corpus and the model folder names no default one. Set `[statistics] corpus`.";
+}

@@ -1,0 +1,102 @@
+//! Programs by structure: a rig or a gradient plan is compiled once and kept.
+
+use std::collections::HashMap;
+use std::hash::Hash as StdHash;
+use std::sync::{Arc, Mutex, OnceLock};
+
+use super::gradient::{CompiledGradient, GradientPlan, Prefixes};
+use crate::base::Result;
+use crate::graph::Graph;
+use crate::hooks::{Rig, Rigged};
+use crate::runtime::{Program, ProgramOptions, Runtime};
+
+/// A forward pass with a rig.
+pub(super) struct CompiledRun {
+    pub(super) program: Program,
+    pub(super) rigged: Rigged,
+}
+
+/// The programs of a model. Two callers that need one program at once compile it once.
+pub(super) struct Programs {
+    runtime: Runtime,
+    options: ProgramOptions,
+    runs: Shelf<Rig, CompiledRun>,
+    gradients: Shelf<GradientPlan, CompiledGradient>,
+    pub(super) prefixes: Prefixes,
+}
+
+/// How many programs of a kind are kept.
+const KEPT: usize = 32;
+
+impl Programs {
+    pub(super) fn new(runtime: Runtime, options: ProgramOptions) -> Self {
+        Self {
+            runtime,
+            options,
+            runs: Shelf::default(),
+            gradients: Shelf::default(),
+            prefixes: Prefixes::default(),
+        }
+    }
+
+    /// Compiles a graph.
+    pub(super) fn compile(&self, graph: &Graph) -> Result<Program> {
+        Program::compile(&self.runtime, &graph.to_bytes()?, graph.folder(), &self.options)
+    }
+
+    pub(super) fn run(&self, rig: &Rig, build: impl FnOnce() -> Result<Rigged>) -> Result<Arc<CompiledRun>> {
+        self.runs.get(rig, || {
+            let rigged = build()?;
+            Ok(CompiledRun { program: self.compile(&rigged.graph)?, rigged })
+        })
+    }
+
+    pub(super) fn gradient(
+        &self,
+        plan: &GradientPlan,
+        build: impl FnOnce() -> Result<CompiledGradient>,
+    ) -> Result<Arc<CompiledGradient>> {
+        self.gradients.get(plan, build)
+    }
+}
+
+type Slot<V> = Arc<OnceLock<Arc<V>>>;
+
+/// What was built, by key, with the time of its last use.
+struct Shelf<K, V> {
+    slots: Mutex<(u64, HashMap<K, (u64, Slot<V>)>)>,
+    building: Mutex<()>,
+}
+
+impl<K, V> Default for Shelf<K, V> {
+    fn default() -> Self {
+        Self { slots: Mutex::new((0, HashMap::new())), building: Mutex::new(()) }
+    }
+}
+
+impl<K: Clone + Eq + StdHash, V> Shelf<K, V> {
+    fn get(&self, key: &K, build: impl FnOnce() -> Result<V>) -> Result<Arc<V>> {
+        let slot = {
+            let mut guard = self.slots.lock().unwrap_or_else(|e| e.into_inner());
+            let (clock, slots) = &mut *guard;
+            *clock += 1;
+            let now = *clock;
+            if slots.len() >= KEPT && !slots.contains_key(key) {
+                let oldest = slots.iter().min_by_key(|(_, (used, _))| *used).map(|(k, _)| k.clone());
+                oldest.map(|k| slots.remove(&k));
+            }
+            let entry = slots.entry(key.clone()).or_insert_with(|| (now, Slot::default()));
+            entry.0 = now;
+            entry.1.clone()
+        };
+        if let Some(found) = slot.get() {
+            return Ok(found.clone());
+        }
+        let _one_at_a_time = self.building.lock().unwrap_or_else(|e| e.into_inner());
+        if let Some(found) = slot.get() {
+            return Ok(found.clone());
+        }
+        let built = Arc::new(build()?);
+        Ok(slot.get_or_init(|| built).clone())
+    }
+}

@@ -1,0 +1,221 @@
+//! Editing: validate what a method proposes, commit it as a patch, prove that it took effect, roll it back.
+
+use std::sync::Arc;
+
+use engraft_plugin_api::{Change, EditRequest, Params, Place, RunRequest};
+
+use super::codes;
+use super::feed;
+use super::open::{Model, State};
+use crate::base::{Error, Hash, Result};
+use crate::weights::{Action, Checked, Entry, Patch, PatchId, check_delta, codes as weight_codes};
+
+/// What a method proposed, with where it came from.
+#[derive(Clone, Debug)]
+pub struct Proposal {
+    /// The method's name.
+    pub method: String,
+    /// The version of the method's plugin.
+    pub version: String,
+    /// The parameters it ran with.
+    pub params: Params,
+    /// What was asked for.
+    pub requests: Vec<EditRequest>,
+    /// What it proposes.
+    pub changes: Vec<Change>,
+}
+
+/// What is refused.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Limits {
+    /// The norm of a delta over the norm of its weight.
+    pub norm_ratio: f64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { norm_ratio: 100.0 }
+    }
+}
+
+impl Model {
+    /// Checks changes without applying them: shape, finiteness, known weights, and size against the weights.
+    ///
+    /// # Errors
+    /// `delta-weight`, `delta-shape`, `delta-not-finite` or `delta-too-large`
+    pub fn validate(&self, changes: &[Change], limits: Limits) -> Result<Vec<Checked>> {
+        self.check(changes, |weight| {
+            let base = self.base_weight(weight)?;
+            Ok((base.iter().map(|&v| f64::from(v) * f64::from(v)).sum::<f64>().sqrt(), limits.norm_ratio))
+        })
+    }
+
+    /// As [`Model::validate`] without the size, which needs no weight to be read.
+    pub(super) fn check_shapes(&self, changes: &[Change]) -> Result<()> {
+        self.check(changes, |_| Ok((1.0, f64::INFINITY))).map(drop)
+    }
+
+    fn check(
+        &self,
+        changes: &[Change],
+        size: impl Fn(engraft_plugin_api::WeightRef) -> Result<(f64, f64)>,
+    ) -> Result<Vec<Checked>> {
+        let mut checked = Vec::new();
+        for change in changes {
+            let Change::Weight { weight, delta } = change else {
+                return Err(Error::new(&weight_codes::DELTA_WEIGHT, "a change of a kind that this host does not know"));
+            };
+            let place = self.anatomy().weight(*weight).map_err(|e| {
+                let text = format!("a method proposed to change `{weight}`, which this model does not have");
+                Error::new(&weight_codes::DELTA_WEIGHT, text).because(e)
+            })?;
+            let (norm, limit) = size(*weight)?;
+            checked.push(check_delta(*weight, place.shape, norm, delta, limit)?);
+        }
+        Ok(checked)
+    }
+
+    /// Makes a proposal part of the model, as one patch.
+    ///
+    /// Every change is checked, the journal is written, the sum of patches is swapped in one step, and probe logits
+    /// are compared: an edit that does not reach the running model is taken back and is an error. A proposal without
+    /// changes is a patch without effect.
+    ///
+    /// # Errors
+    /// As [`Model::validate`]; `patch-applied`; `edit-no-effect`; what the journal or the runtime meets.
+    pub fn commit(&self, proposal: Proposal) -> Result<PatchId> {
+        self.validate(&proposal.changes, Limits::default())?;
+        let Proposal { method, version, params, requests, changes } = proposal;
+        self.apply(Patch { base: self.hash()?, method, version, params, requests, changes })
+    }
+
+    /// Makes a patch part of the model, e.g. one read from a file.
+    ///
+    /// # Errors
+    /// `patch-base` if it was made for another base model; else as [`Model::commit`].
+    pub fn apply(&self, patch: Patch) -> Result<PatchId> {
+        let base = self.hash()?;
+        if patch.base != base {
+            let text = format!("the patch {} was made for the base model {}, this is {base}", patch.id(), patch.base);
+            return Err(Error::new(&weight_codes::PATCH_BASE, text).help("open the model that the patch was made on"));
+        }
+        self.validate(&patch.changes, Limits::default())?;
+        let patch = Arc::new(patch);
+        let mut journal = self.journal.lock().unwrap_or_else(|e| e.into_inner());
+        let mut patches = journal.active().to_vec();
+        patches.push((patch.id(), patch.clone()));
+        let next = self.sum(patches)?;
+        let before = if patch.changes.is_empty() { None } else { Some(self.probe(&patch)?) };
+        let previous = self.state();
+        let id = journal.commit(patch.clone(), next.hash)?;
+        self.set_state(next);
+        if let Some(before) = before {
+            let undo = |error: Error| -> Result<PatchId> {
+                journal.rollback(&id, previous.hash)?;
+                self.set_state(self.sum(previous.patches.clone())?);
+                Err(error)
+            };
+            match self.probe(&patch) {
+                Ok(after) if after != before => {}
+                Ok(_) => {
+                    let text = format!("the patch {id} of `{}` leaves the probe logits as they were", patch.method);
+                    return undo(Error::new(&codes::NO_EFFECT, text));
+                }
+                Err(error) => return undo(error),
+            }
+        }
+        Ok(id)
+    }
+
+    /// Takes any active patch out of the model, and verifies that the rest is as if it had never been there.
+    ///
+    /// # Errors
+    /// `patch-unknown`; `rollback-differs` if the sum does not have the hash it must have.
+    pub fn rollback(&self, id: &PatchId) -> Result<()> {
+        let mut journal = self.journal.lock().unwrap_or_else(|e| e.into_inner());
+        let patches: Vec<_> = journal.active().iter().filter(|(i, _)| i != id).cloned().collect();
+        let next = self.sum(patches)?;
+        let recorded = recorded_state(journal.entries(), &next.patches);
+        if let Some(recorded) = recorded.filter(|r| *r != next.hash) {
+            let text = format!("without {id} the model has the state {}, the journal says {recorded}", next.hash);
+            return Err(Error::new(&codes::ROLLBACK_DIFFERS, text));
+        }
+        journal.rollback(id, next.hash)?;
+        self.set_state(next);
+        Ok(())
+    }
+
+    /// The active patches, in the order of their commits.
+    pub fn patches(&self) -> Vec<(PatchId, Arc<Patch>)> {
+        self.state().patches.clone()
+    }
+
+    /// Everything that was committed and rolled back, oldest first.
+    pub fn history(&self) -> Vec<Entry> {
+        self.journal.lock().unwrap_or_else(|e| e.into_inner()).entries().to_vec()
+    }
+
+    /// The hash of the sum of the active patches, to the bit. Equal hashes on one base model are equal models.
+    pub fn state_hash(&self) -> Hash {
+        self.state().hash
+    }
+
+    /// Takes up the patches that the journal says are active.
+    pub(super) fn restore(&self) -> Result<()> {
+        let journal = self.journal.lock().unwrap_or_else(|e| e.into_inner());
+        if journal.active().is_empty() {
+            return Ok(());
+        }
+        let base = self.hash()?;
+        if let Some((id, patch)) = journal.active().iter().find(|(_, p)| p.base != base) {
+            let text = format!("the journal's patch {id} is of the base model {}, this is {base}", patch.base);
+            return Err(Error::new(&weight_codes::PATCH_BASE, text));
+        }
+        for (_, patch) in journal.active() {
+            self.check_shapes(&patch.changes)?;
+        }
+        self.set_state(self.sum(journal.active().to_vec())?);
+        Ok(())
+    }
+
+    fn sum(&self, patches: Vec<(PatchId, Arc<Patch>)>) -> Result<State> {
+        let overlay = self.overlay(patches.iter().map(|(_, p)| p.changes.as_slice()));
+        let values = feed::overlay_values(&overlay, self.graph(), self.anatomy())?;
+        Ok(State { hash: overlay.hash(), patches, overlay, values })
+    }
+
+    /// Logits after every token of the first request's prompt and target; where there is no text, of a row over the
+    /// vocabulary.
+    fn probe(&self, patch: &Patch) -> Result<Vec<u32>> {
+        let a = self.anatomy();
+        let context = a.context.unwrap_or(usize::MAX);
+        let text = patch.requests.first().and_then(|r| r.filled().ok().map(|p| format!("{p} {}", r.target.new)));
+        let mut row: Vec<u32> = match (text, self.tokenizer()) {
+            (Some(text), Ok(tokenizer)) => tokenizer.encode(&text)?.ids,
+            _ => {
+                let n = context.min(16).min(a.vocab);
+                (0..n).map(|i| (i * a.vocab / n) as u32).collect()
+            }
+        };
+        row.truncate(context);
+        let logits = (0..row.len()).map(|pos| Place { row: 0, pos }).collect();
+        let reply = self.run(&RunRequest { rows: vec![row], logits, ..RunRequest::default() })?;
+        Ok(reply.logits.as_f32()?.iter().map(|v| v.to_bits()).collect())
+    }
+}
+
+/// The state that the journal recorded when exactly `patches` were active, the last time they were.
+fn recorded_state(entries: &[Entry], patches: &[(PatchId, Arc<Patch>)]) -> Option<Hash> {
+    let mut active: Vec<&PatchId> = Vec::new();
+    let mut found = None;
+    for entry in entries {
+        match entry.action {
+            Action::Commit => active.push(&entry.patch),
+            Action::Rollback => active.retain(|id| **id != entry.patch),
+        }
+        if active.len() == patches.len() && active.iter().zip(patches).all(|(a, (b, _))| *a == b) {
+            found = Some(entry.state);
+        }
+    }
+    found
+}

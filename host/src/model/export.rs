@@ -1,0 +1,77 @@
+//! Exporting: the model with its active patches as a plain ONNX model that any runtime loads.
+
+use std::path::Path;
+
+use super::codes;
+use super::feed;
+use super::open::Model;
+use crate::anatomy::WeightEdge;
+use crate::base::{Error, Result};
+use crate::graph::{Graph, Initializer, Patch, export};
+
+impl Model {
+    /// Writes the model with its active patches baked in to a new folder, whole or not at all. Tensors that more than
+    /// one node reads are un-shared first, so that only the edited use changes. The base model's files are not
+    /// touched.
+    ///
+    /// # Errors
+    /// `export-target`, `file-write` or `disk-full`
+    pub fn export(&self, target: &Path) -> Result<()> {
+        let own = self.folder().canonicalize().ok();
+        if own.is_some() && target.canonicalize().ok() == own {
+            let text = format!("`{}` is the folder of the base model", target.display());
+            return Err(Error::new(&codes::EXPORT_TARGET, text).help("export to a folder of its own"));
+        }
+        let (graph, replaced) = self.baked()?;
+        export(&graph, &replaced, target)?;
+        for name in ["tokenizer.json", "tokenizer_config.json", "config.json", "generation_config.json"] {
+            let from = self.folder().join(name);
+            if from.is_file() {
+                let bytes = crate::base::atomic::read_bytes(&from)?;
+                crate::base::atomic::write_bytes(&target.join(name), &bytes)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The graph with edited uses un-shared, and the tensors that are new.
+    fn baked(&self) -> Result<(Graph, Vec<Initializer>)> {
+        let state = self.state();
+        let weights: std::collections::BTreeSet<_> =
+            state.overlay.low_rank.keys().chain(state.overlay.dense.keys()).copied().collect();
+        let mut patch = Patch::new(self.graph());
+        let mut edited: Vec<(WeightEdge, String, Vec<f32>)> = Vec::new();
+        for weight in weights {
+            let place = self.anatomy().weight(weight)?;
+            let Some(sum) = state.overlay.dense_sum(weight, place.shape) else { continue };
+            let stored = feed::to_stored(&sum, place, self.graph());
+            // Weights packed into one tensor share its copy.
+            let found = edited.iter_mut().find(|(p, _, _)| p.initializer == place.initializer && p.reader == place.reader);
+            if let Some((_, _, total)) = found {
+                for (t, s) in total.iter_mut().zip(stored) {
+                    *t += s;
+                }
+                continue;
+            }
+            let name = if place.uses > 1 {
+                patch.fresh(&format!("{}.edited", place.initializer))
+            } else {
+                place.initializer.clone()
+            };
+            edited.push((place.clone(), name, stored));
+        }
+        let mut replaced = Vec::new();
+        for (place, name, sum) in edited {
+            let Some(base) = self.graph().initializer(&place.initializer) else { continue };
+            let values = self.graph().values(base)?;
+            let new: Vec<f32> = values.floats().unwrap_or(&[]).iter().zip(&sum).map(|(b, s)| b + s).collect();
+            let initializer = Initializer::f32(&name, &base.dims(), &new);
+            if name != place.initializer {
+                patch.constant(initializer.clone());
+                patch.reroute(&place.reader.0, place.reader.1, &name)?;
+            }
+            replaced.push(initializer);
+        }
+        Ok((patch.apply()?, replaced))
+    }
+}

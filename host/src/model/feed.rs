@@ -1,0 +1,97 @@
+//! The sum of patches as inputs of a rigged graph: factors padded to packed tensors, dense sums in the orientation of
+//! the file, a gate for every row.
+
+use std::collections::BTreeSet;
+
+use engraft_plugin_api::WeightRef;
+
+use crate::anatomy::{Anatomy, Storage, WeightEdge};
+use crate::base::Result;
+use crate::graph::Graph;
+use crate::hooks::{Branch, Name, Values};
+use crate::runtime::Value;
+use crate::weights::Overlay;
+
+/// The branches that an overlay needs.
+pub(super) fn branches(overlay: &Overlay) -> BTreeSet<(WeightRef, Branch)> {
+    let low = overlay.low_rank.keys().map(|&w| (w, Branch::LowRank));
+    low.chain(overlay.dense.keys().map(|&w| (w, Branch::Dense))).collect()
+}
+
+/// The inputs that hold an overlay, without the gates.
+///
+/// # Errors
+/// `weight-absent`
+pub(super) fn overlay_values(overlay: &Overlay, graph: &Graph, anatomy: &Anatomy) -> Result<Values> {
+    let mut values = Values::default();
+    for (&weight, factors) in &overlay.low_rank {
+        let place = anatomy.weight(weight)?;
+        let [inputs, _] = place.shape;
+        let rank = factors.rank();
+        let mut left = vec![0.0; inputs * rank];
+        for (r, column) in factors.columns.iter().enumerate() {
+            for (i, &v) in column.iter().enumerate() {
+                left[i * rank + r] = v;
+            }
+        }
+        let (first, total) = packed(place, graph);
+        let mut right = vec![0.0; rank * total];
+        for (r, row) in factors.rows.iter().enumerate() {
+            right[r * total + first..r * total + first + row.len()].copy_from_slice(row);
+        }
+        values.set(Name::Left(weight), Value::f32(&[inputs, rank], left)?);
+        values.set(Name::Right(weight), Value::f32(&[rank, total], right)?);
+    }
+    for (&weight, dense) in &overlay.dense {
+        let place = anatomy.weight(weight)?;
+        let dims = graph.initializer(&place.initializer).map(|i| i.dims()).unwrap_or_default();
+        values.set(Name::Dense(weight), Value::f32(&dims, to_stored(dense, place, graph))?);
+    }
+    Ok(values)
+}
+
+/// Gates that let every row see every patch.
+pub(super) fn open_gates(overlay: &Overlay, rows: usize, values: &mut Values) -> Result<()> {
+    for (&weight, factors) in &overlay.low_rank {
+        let rank = factors.rank();
+        values.set(Name::Gate(weight), Value::f32(&[rows, 1, rank], vec![1.0; rows * rank])?);
+    }
+    Ok(())
+}
+
+/// The first column of a weight in its stored tensor, and the number of columns of that tensor.
+pub(super) fn packed(place: &WeightEdge, graph: &Graph) -> (usize, usize) {
+    let total = || {
+        let dims = graph.initializer(&place.initializer).map(|i| i.dims()).unwrap_or_default();
+        let axis = if place.storage == Storage::OutIn { dims.first() } else { dims.last() };
+        axis.copied().unwrap_or(place.shape[1])
+    };
+    place.columns.map_or((0, place.shape[1]), |(first, _)| (first, total()))
+}
+
+/// `[in, out]` values of a weight in the layout of its stored tensor, zeros where other weights are packed.
+pub(super) fn to_stored(values: &[f32], place: &WeightEdge, graph: &Graph) -> Vec<f32> {
+    let [inputs, outputs] = place.shape;
+    let (first, total) = packed(place, graph);
+    let mut stored = vec![0.0; inputs * total];
+    for i in 0..inputs {
+        for o in 0..outputs {
+            let at = if place.storage == Storage::OutIn { (first + o) * inputs + i } else { i * total + first + o };
+            stored[at] = values[i * outputs + o];
+        }
+    }
+    stored
+}
+
+/// The `[in, out]` values of a weight out of its stored tensor.
+pub(super) fn from_stored(stored: &[f32], place: &WeightEdge, graph: &Graph) -> Vec<f32> {
+    let [inputs, outputs] = place.shape;
+    let (first, total) = packed(place, graph);
+    let mut values = Vec::with_capacity(inputs * outputs);
+    for i in 0..inputs {
+        for o in first..first + outputs {
+            values.push(stored[if place.storage == Storage::OutIn { o * inputs + i } else { i * total + o }]);
+        }
+    }
+    values
+}

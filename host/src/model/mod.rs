@@ -1,0 +1,27 @@
+//! The model: what an embedder opens, runs, asks for gradients, edits and rolls back.
+//!
+//! A [`Model`] is one base model on one device. It is `Send + Sync`; its calls take `&self` and may run at once. The
+//! base files are mapped and never written. Edits are patches beside the base: [`Model::commit`] checks every delta,
+//! writes the journal, swaps the sum of patches in one step and proves by probe logits that the edit took effect;
+//! [`Model::rollback`] takes any patch out again and verifies by hash that the rest is as if it had never been. A
+//! request in flight keeps the sum it began with.
+//!
+//! One file a verb: `open`, `run`, `gradient`, `generate`, `score`, `edit` (validate, commit, roll back), `export`,
+//! `moments`; `compile` keeps the programs, `batch` pads rows, `feed` turns the sum of patches into inputs.
+
+mod batch;
+pub mod codes;
+mod compile;
+mod edit;
+mod export;
+mod feed;
+mod generate;
+mod gradient;
+mod moments;
+mod open;
+mod run;
+mod score;
+
+pub use edit::{Limits, Proposal};
+pub use open::{Model, OpenOptions};
+pub use score::{Continuation, ScoredContinuation};

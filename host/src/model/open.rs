@@ -1,0 +1,240 @@
+//! Opening a model and what it knows of itself.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, OnceLock, RwLock};
+
+use engraft_plugin_api::{ModelFacts, Tensor, WeightRef};
+
+use super::codes;
+use super::compile::Programs;
+use super::feed;
+use crate::anatomy::Anatomy;
+use crate::base::{Error, Hash, Hasher, Result, atomic};
+use crate::graph::{DType, Graph, Shapes};
+use crate::hooks::Values;
+use crate::runtime::{Device, ProgramOptions, Runtime, Tokenizer};
+use crate::weights::{Journal, Overlay, Patch, PatchId};
+
+/// How a model is opened.
+#[derive(Clone, Debug, Default)]
+pub struct OpenOptions {
+    /// Where it runs.
+    pub device: Device,
+    /// A folder that keeps the journal and the patches across processes; without one they end with the model.
+    pub journal: Option<PathBuf>,
+    /// Threads for one pass; `None` takes the runtime's choice.
+    pub threads: Option<usize>,
+}
+
+/// A base model on one device, with the patches that are active on it.
+pub struct Model {
+    folder: PathBuf,
+    path: PathBuf,
+    graph: Graph,
+    anatomy: Anatomy,
+    runtime: Runtime,
+    device: Device,
+    tokenizer: Option<Tokenizer>,
+    prefixes: Vec<String>,
+    corpus: Option<PathBuf>,
+    hash: OnceLock<Hash>,
+    pub(super) programs: Programs,
+    pub(super) journal: Mutex<Journal>,
+    state: RwLock<Arc<State>>,
+}
+
+/// The sum of the active patches, ready to be fed. A request holds on to the one it began with.
+pub(super) struct State {
+    pub(super) patches: Vec<(PatchId, Arc<Patch>)>,
+    pub(super) overlay: Overlay,
+    pub(super) values: Values,
+    pub(super) hash: Hash,
+}
+
+impl Model {
+    /// Opens a model: a folder, or an .onnx file in one.
+    ///
+    /// # Errors
+    /// Whatever is wrong with the graph, its data, its anatomy, its tokenizer or the device; see the codes of `graph`,
+    /// `anatomy` and `runtime`.
+    pub fn open(path: &Path, runtime: &Runtime, options: &OpenOptions) -> Result<Self> {
+        let path = Graph::find(path)?;
+        let folder = path.parent().map(Path::to_path_buf).unwrap_or_default();
+        let graph = Graph::load(&path)?;
+        let shapes = Shapes::infer(&graph)?;
+        let anatomy = Anatomy::of(&graph, &shapes)?;
+        if let Some((weight, place)) = anatomy.weights.iter().find(|(_, w)| w.dtype != DType::F32) {
+            let text = format!("`{}` is not a float32 model: `{weight}` is {}", path.display(), place.dtype.name());
+            return Err(Error::new(&codes::MODEL_DTYPE, text));
+        }
+        let tokenizer = if folder.join("tokenizer.json").is_file() { Some(Tokenizer::open(&folder)?) } else { None };
+        if let Some(tokenizer) = &tokenizer {
+            tokenizer.check_vocab(anatomy.vocab)?;
+        }
+        let program = ProgramOptions { device: options.device, threads: options.threads, ..ProgramOptions::default() };
+        let programs = Programs::new(runtime.clone(), program);
+        let journal = match &options.journal {
+            Some(folder) => Journal::open(folder)?,
+            None => Journal::in_memory(),
+        };
+        let model = Self {
+            prefixes: prefixes(&folder)?,
+            corpus: default_corpus(&folder),
+            folder,
+            path,
+            graph,
+            anatomy,
+            runtime: runtime.clone(),
+            device: options.device,
+            tokenizer,
+            hash: OnceLock::new(),
+            programs,
+            state: RwLock::new(Arc::new(State {
+                patches: Vec::new(),
+                overlay: Overlay::default(),
+                values: Values::default(),
+                hash: Overlay::default().hash(),
+            })),
+            journal: Mutex::new(journal),
+        };
+        model.restore()?;
+        Ok(model)
+    }
+
+    /// The folder of the model.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// The .onnx file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The base graph.
+    pub fn graph(&self) -> &Graph {
+        &self.graph
+    }
+
+    /// Which edge is which part.
+    pub fn anatomy(&self) -> &Anatomy {
+        &self.anatomy
+    }
+
+    /// Where it runs.
+    pub fn device(&self) -> Device {
+        self.device
+    }
+
+    /// The runtime that runs it.
+    pub fn runtime(&self) -> &Runtime {
+        &self.runtime
+    }
+
+    /// The corpus that the model folder names for statistics.
+    pub fn corpus(&self) -> Option<&Path> {
+        self.corpus.as_deref()
+    }
+
+    /// The tokenizer.
+    ///
+    /// # Errors
+    /// `tokenizer-missing`
+    pub fn tokenizer(&self) -> Result<&Tokenizer> {
+        self.tokenizer.as_ref().ok_or_else(|| {
+            let text = format!("`{}` holds no tokenizer.json", self.folder.display());
+            Error::new(&codes::NO_TOKENIZER, text)
+        })
+    }
+
+    /// The hash of the base model: of the graph file and of every external file it names. Computed once.
+    ///
+    /// # Errors
+    /// `file-read`
+    pub fn hash(&self) -> Result<Hash> {
+        if let Some(hash) = self.hash.get() {
+            return Ok(*hash);
+        }
+        let mut hasher = Hasher::new();
+        hasher.part(Hash::of(&atomic::read_bytes(&self.path)?).bytes());
+        for (name, path) in self.graph.external_paths() {
+            hasher.part(name).part(Hash::of_file(path)?.bytes());
+        }
+        Ok(*self.hash.get_or_init(|| hasher.finish()))
+    }
+
+    /// Facts of the model as methods see them.
+    ///
+    /// # Errors
+    /// As [`Model::hash`].
+    pub fn facts(&self) -> Result<ModelFacts> {
+        let a = &self.anatomy;
+        Ok(ModelFacts {
+            hash: self.hash()?.to_string(),
+            layers: a.layers,
+            d_model: a.d_model,
+            d_mlp: a.d_mlp,
+            heads: a.heads,
+            vocab: a.vocab,
+            context: a.context.unwrap_or(usize::MAX),
+            start_token: self.tokenizer.as_ref().and_then(Tokenizer::start_token),
+            sites: a.sites.keys().copied().collect(),
+            weights: a.weights.keys().copied().collect(),
+            prefixes: self.prefixes.clone(),
+        })
+    }
+
+    /// A weight with the active patches in it, `W[in, out]`; vectors are `[1, out]`.
+    ///
+    /// # Errors
+    /// `weight-absent`, or what is wrong with the model's data.
+    pub fn weight(&self, weight: WeightRef) -> Result<Tensor> {
+        let place = self.anatomy.weight(weight)?;
+        let mut values = self.base_weight(weight)?;
+        if let Some(sum) = self.state().overlay.dense_sum(weight, place.shape) {
+            for (v, s) in values.iter_mut().zip(sum) {
+                *v += s;
+            }
+        }
+        Ok(Tensor::f32(place.shape, values)?)
+    }
+
+    /// A weight as the file has it, `[in, out]`.
+    pub(super) fn base_weight(&self, weight: WeightRef) -> Result<Vec<f32>> {
+        let place = self.anatomy.weight(weight)?;
+        let initializer = self.graph.initializer(&place.initializer).ok_or_else(|| {
+            Error::new(&crate::anatomy::codes::WEIGHT_ABSENT, format!("`{weight}` has no initializer"))
+        })?;
+        let stored = self.graph.values(initializer)?;
+        Ok(feed::from_stored(stored.floats().unwrap_or(&[]), place, &self.graph))
+    }
+
+    /// The sum of patches as it is now.
+    pub(super) fn state(&self) -> Arc<State> {
+        self.state.read().unwrap_or_else(|e| e.into_inner()).clone()
+    }
+
+    /// Swaps the sum of patches in one step.
+    pub(super) fn set_state(&self, state: State) {
+        *self.state.write().unwrap_or_else(|e| e.into_inner()) = Arc::new(state);
+    }
+}
+
+/// Context prefixes that ship with a model: `prefixes.json`, a list of templates with one `{}` each.
+fn prefixes(folder: &Path) -> Result<Vec<String>> {
+    let path = folder.join("prefixes.json");
+    if !path.is_file() {
+        return Ok(Vec::new());
+    }
+    serde_json::from_slice(&atomic::read_bytes(&path)?).map_err(|e| {
+        let text = format!("`{}` is not a list of strings", path.display());
+        Error::new(&crate::base::codes::FILE_READ, text).because(e)
+    })
+}
+
+/// The corpus that `engraft.json` of a model folder names, relative to the folder.
+fn default_corpus(folder: &Path) -> Option<PathBuf> {
+    let bytes = std::fs::read(folder.join("engraft.json")).ok()?;
+    let text: serde_json::Value = serde_json::from_slice(&bytes).ok()?;
+    text.get("corpus")?.as_str().map(|c| folder.join(c))
+}

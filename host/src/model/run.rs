@@ -1,0 +1,155 @@
+//! A forward pass: rows, taps, pokes, logits at places, under committed and trial changes.
+
+use engraft_plugin_api::{Change, Place, Poke, RunReply, RunRequest, Tensor};
+
+use super::feed;
+use super::open::Model;
+use crate::base::{Cancel, Result};
+use crate::hooks::{Name, Rig, Values};
+use crate::runtime::Value;
+use crate::weights::Overlay;
+
+/// The changes that a request sees, as inputs.
+pub(super) struct Seen {
+    pub(super) overlay: Overlay,
+    pub(super) values: Values,
+    /// The number of the source that the request's own trial changes are, in [`Overlay::of`].
+    pub(super) trial: usize,
+}
+
+impl Model {
+    /// Runs rows of tokens and reads what is asked for.
+    ///
+    /// # Shapes
+    /// See [`RunRequest`] and [`RunReply`].
+    ///
+    /// # Errors
+    /// If rows, places, sites or shapes do not fit the model, or the runtime fails.
+    pub fn run(&self, request: &RunRequest) -> Result<RunReply> {
+        self.run_until(request, None)
+    }
+
+    /// As [`Model::run`], stopping soon when cancelled.
+    ///
+    /// # Errors
+    /// As [`Model::run`], and `interrupted`.
+    pub fn run_until(&self, request: &RunRequest, cancel: Option<&Cancel>) -> Result<RunReply> {
+        self.run_seen(request, self.seen(&request.under, request.rows.len())?, cancel)
+    }
+
+    /// As [`Model::run_until`] without any patch.
+    pub(super) fn run_base(&self, request: &RunRequest, cancel: Option<&Cancel>) -> Result<RunReply> {
+        let nothing = Seen { overlay: Overlay::default(), values: Values::default(), trial: 0 };
+        self.run_seen(request, nothing, cancel)
+    }
+
+    fn run_seen(&self, request: &RunRequest, seen: Seen, cancel: Option<&Cancel>) -> Result<RunReply> {
+        let rows = &request.rows;
+        let mut values = self.batch(rows)?;
+        let rig = Rig {
+            overwrites: request.overwrites.iter().map(|p| p.site).collect(),
+            adds: request.adds.iter().map(|p| p.site).collect(),
+            taps: request.taps.iter().map(|t| (t.site, t.places.is_some())).collect(),
+            branches: feed::branches(&seen.overlay),
+            variables: Default::default(),
+            logits: !request.logits.is_empty(),
+        };
+        if rig.taps.is_empty() && !rig.logits {
+            return Ok(RunReply { taps: Vec::new(), logits: Tensor::zeros([0, self.anatomy().vocab]) });
+        }
+        let compiled = self.programs.run(&rig, || rig.attach(self.graph(), self.anatomy()))?;
+        self.pokes(&request.overwrites, &request.adds, rows, &mut values)?;
+        for (i, tap) in request.taps.iter().enumerate() {
+            if let Some(places) = &tap.places {
+                values.places(Name::TapAt(i, tap.site), places, rows)?;
+            }
+        }
+        self.logits_at(&request.logits, rows, &mut values)?;
+        values.extend(seen.values);
+        let rigged = &compiled.rigged;
+        let fetch: Vec<&str> = rigged.taps.iter().chain(&rigged.logits).map(String::as_str).collect();
+        let feeds = values.feeds(compiled.program.inputs().iter().map(|p| p.name.as_str()));
+        let mut outputs = compiled.program.run_until(&feeds, &fetch, cancel)?;
+        let logits = match rigged.logits {
+            Some(_) => outputs.pop().map(|v| v.to_tensor()).transpose()?,
+            None => None,
+        };
+        let mut taps = Vec::with_capacity(outputs.len());
+        for (tap, value) in request.taps.iter().zip(&outputs) {
+            let tensor = value.to_tensor()?;
+            taps.push(if tap.places.is_some() { tensor } else { without_padding(tensor, rows)? });
+        }
+        Ok(RunReply { taps, logits: logits.unwrap_or_else(|| Tensor::zeros([0, self.anatomy().vocab])) })
+    }
+
+    /// The committed changes and the trial ones on top, as inputs for `rows` rows.
+    pub(super) fn seen(&self, under: &[Change], rows: usize) -> Result<Seen> {
+        let state = self.state();
+        let trial = state.patches.len();
+        let (overlay, mut values) = if under.is_empty() {
+            let mut values = Values::default();
+            values.copy(&state.values);
+            (state.overlay.clone(), values)
+        } else {
+            self.check_shapes(under)?;
+            let committed = state.patches.iter().map(|(_, p)| p.changes.as_slice());
+            let overlay = self.overlay(committed.chain([under]));
+            let values = feed::overlay_values(&overlay, self.graph(), self.anatomy())?;
+            (overlay, values)
+        };
+        feed::open_gates(&overlay, rows, &mut values)?;
+        Ok(Seen { overlay, values, trial })
+    }
+
+    /// Sums changes of this model.
+    pub(super) fn overlay<'a>(&self, sources: impl IntoIterator<Item = &'a [Change]>) -> Overlay {
+        Overlay::of(sources, |w| self.anatomy().weights.get(&w).map(|p| p.shape))
+    }
+
+    /// The values that are put in at sites.
+    pub(super) fn pokes(
+        &self,
+        overwrites: &[Poke],
+        adds: &[Poke],
+        rows: &[Vec<u32>],
+        values: &mut Values,
+    ) -> Result<()> {
+        let anatomy = self.anatomy();
+        for (i, poke) in overwrites.iter().enumerate() {
+            values.poke(poke, Name::OverwriteAt(i, poke.site), Name::Overwrite(i, poke.site), anatomy, rows)?;
+        }
+        for (i, poke) in adds.iter().enumerate() {
+            values.poke(poke, Name::AddAt(i, poke.site), Name::Add(i, poke.site), anatomy, rows)?;
+        }
+        Ok(())
+    }
+
+    /// The places at which logits are formed.
+    pub(super) fn logits_at(
+        &self,
+        places: &[Place],
+        rows: &[Vec<u32>],
+        values: &mut Values,
+    ) -> Result<()> {
+        values.places(Name::LogitsAt, places, rows)?;
+        let of_rows = places.iter().map(|p| p.row as i64).collect();
+        values.set(Name::LogitsRow, Value::i64(&[places.len()], of_rows)?);
+        Ok(())
+    }
+}
+
+/// A tap of every position `[rows, longest, ...]` with zeros where there is no token. The attention pattern
+/// `[rows, head, query, key]` keeps its padding.
+fn without_padding(tensor: Tensor, rows: &[Vec<u32>]) -> Result<Tensor> {
+    let shape = tensor.shape().to_vec();
+    let longest = rows.iter().map(Vec::len).max().unwrap_or(0);
+    if shape.len() < 2 || shape[0] != rows.len() || shape[1] != longest {
+        return Ok(tensor);
+    }
+    let width: usize = shape[2..].iter().product();
+    let mut values = tensor.into_f32()?;
+    for (r, row) in rows.iter().enumerate() {
+        values[(r * longest + row.len()) * width..(r + 1) * longest * width].fill(0.0);
+    }
+    Ok(Tensor::f32(shape, values)?)
+}
