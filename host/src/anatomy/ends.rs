@@ -77,8 +77,10 @@ pub(super) fn embedding<'g>(view: &View<'g>, embed: &'g str, vocab: usize) -> Re
     };
     let mut tokens: Vec<usize> = (0..tables.len()).filter(|&i| from_input(&tables[i])).collect();
     if tokens.len() > 1 {
-        let sized: Vec<usize> = tokens.iter().copied().filter(|&i| tables[i].rows == vocab).collect();
-        tokens = if sized.is_empty() { tokens } else { sized };
+        // A padded embedding has more rows than the logits have columns, never fewer.
+        let sized = |fits: &dyn Fn(usize) -> bool| tokens.iter().copied().filter(|&i| fits(tables[i].rows)).collect();
+        let (equal, wider): (Vec<usize>, Vec<usize>) = (sized(&|rows| rows == vocab), sized(&|rows| rows > vocab));
+        tokens = [equal, wider].into_iter().find(|found| !found.is_empty()).unwrap_or(tokens);
     }
     let token = match tokens[..] {
         [token] => token,

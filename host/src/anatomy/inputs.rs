@@ -49,7 +49,7 @@ fn masks(view: &View<'_>, linears: &Linears<'_>, embedding: &Embedding<'_>, inpu
             return false;
         }
         for (node, _) in view.readers(&edge) {
-            if node.is("Softmax") {
+            if node.is("Softmax") || node.op().contains("Attention") {
                 reached = true;
             } else if positions != Some(node.output(0)) {
                 let new = node.outputs().iter().filter(|o| !o.is_empty());

@@ -21,6 +21,8 @@ pub(super) struct Linear<'g> {
     pub input: &'g str,
     /// y `[batch, pos, out]`, after the bias; where no edge has that shape, the last edge that holds the values.
     pub output: &'g str,
+    /// True if no edge holds x in three axes.
+    pub flat: bool,
     /// What keeps its weights from being edited as they are.
     pub obstacle: Option<String>,
 }
@@ -154,6 +156,7 @@ fn read<'g>(view: &View<'g>, node: &'g Node) -> Option<Linear<'g>> {
         }
         output = reader.output(0);
     }
+    let deep = view.root_of_rank(operand, 3).filter(|x| view.width(x).is_none_or(|w| w == width_in));
     let (alpha, beta) = (node.float("alpha").unwrap_or(1.0), node.float("beta").unwrap_or(1.0));
     let obstacle = if gemm && (alpha != 1.0 || beta != 1.0 && node.input(2).is_some()) {
         Some(format!("its Gemm scales by alpha {alpha} and beta {beta}, which is not read"))
@@ -161,6 +164,8 @@ fn read<'g>(view: &View<'g>, node: &'g Node) -> Option<Linear<'g>> {
         Some("its Gemm adds something that is not one bias per output".to_owned())
     } else if !weight.separable {
         Some("a transposed or cast copy of the tensor is read by several nodes".to_owned())
+    } else if view.rank(output).is_some_and(|rank| rank != 3) {
+        Some("no edge holds its outputs as [batch, pos, out]".to_owned())
     } else {
         None
     };
@@ -171,8 +176,9 @@ fn read<'g>(view: &View<'g>, node: &'g Node) -> Option<Linear<'g>> {
         width_in,
         width_out,
         operand,
-        input: view.root_of_rank(operand, 3).filter(|x| view.width(x).is_none_or(|w| w == width_in)).unwrap_or(operand),
+        input: deep.unwrap_or(operand),
         output,
+        flat: deep.is_none(),
         obstacle,
     })
 }

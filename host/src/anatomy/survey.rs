@@ -8,10 +8,11 @@ use super::draft::Draft;
 use super::linear::{Linears, Projection};
 use super::norms::Norms;
 use super::parts::Anatomy;
+use super::table::words;
 use super::view::View;
 use super::{attention, ends, inputs, mlp, residual};
 use crate::base::{Error, Result};
-use crate::graph::{Graph, Shapes};
+use crate::graph::{Dim, Graph, Shapes};
 
 impl Anatomy {
     /// Finds the parts of a decoder in a graph, from structure alone.
@@ -36,11 +37,33 @@ impl Anatomy {
     /// Finds as much as it can; the problems are what keeps [`Anatomy::of`] from returning it.
     pub fn survey(graph: &Graph, shapes: &Shapes) -> (Self, Vec<Error>) {
         let mut draft = Draft::default();
-        if let Err(problem) = read(&View::new(graph, shapes), &mut draft) {
+        let view = View::new(graph, shapes);
+        if let Err(problem) = read(&view, &mut draft) {
             draft.problems.push(problem);
         }
+        verify(&view, &mut draft);
         absences::fill(&mut draft);
         (draft.anatomy, draft.problems)
+    }
+}
+
+/// Takes back the sites whose edges do not have exactly the site's shape.
+fn verify(view: &View<'_>, draft: &mut Draft) {
+    let outputs = view.graph.outputs();
+    for (site, found) in std::mem::take(&mut draft.anatomy.sites) {
+        let stated = || outputs.iter().find(|o| o.name == found.edge).and_then(|o| o.dims.clone());
+        let dims = view.dims(&found.edge).or_else(stated);
+        let wanted = draft.anatomy.site_dims(site);
+        let fits = |(a, b): (&Dim, &Dim)| a.known().zip(b.known()).is_none_or(|(a, b)| a == b);
+        let reason = match dims {
+            Some(dims) if dims.len() == wanted.len() && dims.iter().zip(&wanted).all(fits) => {
+                draft.anatomy.sites.insert(site, found);
+                continue;
+            }
+            Some(dims) => format!("the edge that holds it has the shape {}", words(&dims)),
+            None => "the shape of the edge that holds it is not known".to_owned(),
+        };
+        draft.absent(site, format!("{reason}, expected {}", words(&wanted)));
     }
 }
 

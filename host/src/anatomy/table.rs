@@ -4,6 +4,7 @@ use engraft_plugin_api::{BlockSite, Role, Site, WeightRef};
 use serde::Serialize;
 
 use super::parts::{Anatomy, Storage, WeightEdge};
+use crate::graph::Dim;
 
 /// What a row is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -91,30 +92,37 @@ impl Table {
 }
 
 impl Anatomy {
-    /// The extents of a site in this model, symbols in words.
-    pub fn site_shape(&self, site: Site) -> String {
+    /// The extents that a site has in this model.
+    pub fn site_dims(&self, site: Site) -> Vec<Dim> {
+        use BlockSite as B;
+        let (batch, pos) = (Dim::symbol("batch"), Dim::symbol("pos"));
         match site {
-            Site::Embed | Site::LnFinal => format!("[batch, pos, {}]", self.d_model),
             Site::Logits => {
                 let width = self.weights.get(&WeightRef::Unembedding).map_or(self.vocab, |w| w.shape[1]);
-                format!("[batch, pos, {width}]")
+                vec![batch, pos, Dim::Known(width)]
             }
-            Site::Block(_, BlockSite::Q | BlockSite::Z) => format!("[batch, pos, {}, {}]", self.heads, self.d_head),
-            Site::Block(_, BlockSite::K | BlockSite::V) => format!("[batch, pos, {}, {}]", self.kv_heads, self.d_head),
-            Site::Block(_, BlockSite::Pattern) => format!("[batch, {}, query, key]", self.heads),
-            Site::Block(_, BlockSite::MlpPre | BlockSite::MlpPreLinear | BlockSite::MlpPost) => {
-                format!("[batch, pos, {}]", self.d_mlp)
+            Site::Block(_, B::Q | B::Z) => vec![batch, pos, Dim::Known(self.heads), Dim::Known(self.d_head)],
+            Site::Block(_, B::K | B::V) => vec![batch, pos, Dim::Known(self.kv_heads), Dim::Known(self.d_head)],
+            Site::Block(_, B::Pattern) => {
+                vec![batch, Dim::Known(self.heads), Dim::symbol("query"), Dim::symbol("key")]
             }
-            Site::Block(..) => format!("[batch, pos, {}]", self.d_model),
+            Site::Block(_, B::MlpPre | B::MlpPreLinear | B::MlpPost) => vec![batch, pos, Dim::Known(self.d_mlp)],
+            Site::Embed | Site::LnFinal | Site::Block(..) => vec![batch, pos, Dim::Known(self.d_model)],
         }
     }
+}
+
+/// Extents in words.
+pub(super) fn words(dims: &[Dim]) -> String {
+    let list: Vec<String> = dims.iter().map(Dim::to_string).collect();
+    format!("[{}]", list.join(", "))
 }
 
 fn site_row(anatomy: &Anatomy, site: Site) -> Row {
     let name = site.to_string();
     match anatomy.sites.get(&site) {
         Some(found) => Row {
-            shape: anatomy.site_shape(site),
+            shape: words(&anatomy.site_dims(site)),
             edge: Some(found.edge.clone()),
             evidence: found.evidence.clone(),
             name,
