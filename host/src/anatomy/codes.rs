@@ -12,4 +12,11 @@ codes! {
         `If` are not read; export the plain decoder.";
     Model AMBIGUOUS "anatomy-ambiguous" "Two parts of the graph fit one part of a transformer equally well, and \
         engraft does not guess. The message names both.";
+    Model INPUT_UNREAD "anatomy-input-unread" "The graph has inputs whose meaning is not read, such as cached keys and \
+        values (`past_key_values.0.key`) or encoder states. engraft feeds token ids, and a padding mask and positions \
+        where a graph asks for them. Export the decoder without a cache: with torch, `model.config.use_cache = \
+        False`; with other exporters, the task without `-with-past`.";
+    Model CHECK_SHAPE "anatomy-check-shape" "While the identities between the parts of a model were checked, an \
+        activation or a weight had another shape than the anatomy says, so a part of the graph was taken for another \
+        one. `engraft inspect MODEL` shows which edge was taken for which part.";
 }

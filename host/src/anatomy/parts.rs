@@ -27,6 +27,8 @@ pub struct Anatomy {
     pub vocab: usize,
     /// The number of rows of a learned position embedding, where there is one.
     pub context: Option<usize>,
+    /// What the norms add to the variance.
+    pub epsilon: Option<f32>,
     /// The inputs of the graph by what they mean.
     pub inputs: Inputs,
     /// The sites that the graph has.
@@ -86,7 +88,8 @@ pub struct WeightEdge {
     pub reader: (String, usize),
     /// How many node inputs read the initializer, this one included; above 1 it is shared (tied).
     pub uses: usize,
-    /// The activation that the weight multiplies, `[batch, pos, in]`; the token ids for `W_E`. None for vectors.
+    /// The activation that the weight multiplies, `[batch, pos, in]`; for `W_O` it may be `attn.z` in four axes, the
+    /// last two of which are flattened; for `W_E` and `W_pos` the row numbers. None for vectors.
     pub input: Option<String>,
     /// The activation that the weight makes, `[batch, pos, out]` with all packed outputs, after its bias. None for
     /// vectors.

@@ -21,6 +21,8 @@ mod patch;
 mod save;
 mod shapes;
 mod slice;
+#[cfg(test)]
+pub(crate) mod testing;
 
 pub use constant::Constant;
 pub use container::{Dim, Graph, Port};

@@ -1,0 +1,87 @@
+//! An anatomy while it is being found: what the detectors report goes through here.
+
+use std::fmt::Display;
+
+use engraft_plugin_api::{BlockSite, Role, Site, WeightRef};
+
+use super::linear::Projection;
+use super::norms::Norm;
+use super::parts::{Anatomy, SiteEdge, Storage, WeightEdge};
+use crate::base::Error;
+
+/// What was found so far, and what keeps it from being a whole decoder.
+#[derive(Default)]
+pub(super) struct Draft {
+    pub anatomy: Anatomy,
+    pub problems: Vec<Error>,
+}
+
+impl Draft {
+    pub fn site(&mut self, site: Site, edge: &str, evidence: impl Into<String>) {
+        self.anatomy.sites.insert(site, SiteEdge { edge: edge.to_owned(), evidence: evidence.into() });
+    }
+
+    pub fn weight(&mut self, weight: WeightRef, edge: WeightEdge) {
+        self.anatomy.weights.insert(weight, edge);
+    }
+
+    pub fn absent(&mut self, name: impl Display, reason: impl Into<String>) {
+        self.anatomy.absent.entry(name.to_string()).or_insert_with(|| reason.into());
+    }
+
+    /// Notes the same reason for several sites of a block.
+    pub fn absent_sites(&mut self, layer: usize, sites: &[BlockSite], reason: &str) {
+        for &site in sites {
+            self.absent(Site::Block(layer, site), reason);
+        }
+    }
+
+    /// Notes the same reason for several weights of a block.
+    pub fn absent_weights(&mut self, layer: usize, roles: &[Role], reason: &str) {
+        for &role in roles {
+            self.absent(WeightRef::Block(layer, role), reason);
+        }
+    }
+
+    /// The weight and bias of a linear map, or of a part of its outputs.
+    pub fn linear(&mut self, projection: &Projection<'_, '_>, weight: WeightRef, bias: WeightRef, input: &str) {
+        let (linear, columns) = (projection.linear, projection.columns);
+        let part = columns.map_or(String::new(), |(first, n)| format!("outputs {first} to {} of ", first + n - 1));
+        let flat = linear.flat && input == linear.operand;
+        let flat = flat.then(|| "no edge holds its inputs as [batch, pos, in]".to_owned());
+        if let Some(obstacle) = linear.obstacle.as_ref().or(flat.as_ref()) {
+            self.absent(weight, obstacle);
+            self.absent(bias, obstacle);
+            return;
+        }
+        let turned = if linear.weight.transposed { ", transposed" } else { "" };
+        self.weight(weight, linear.weight(columns, input, format!("{part}the matrix of a {}{turned}", linear.op)));
+        let how = if linear.op == "Gemm" { "Gemm" } else { "MatMul and Add" };
+        match linear.bias(columns, format!("{part}the vector that the {how} adds")) {
+            Some(edge) => self.weight(bias, edge),
+            None => self.absent(bias, format!("its {} adds no vector", linear.op)),
+        }
+    }
+
+    /// The parameters of a norm.
+    pub fn norm(&mut self, norm: &Norm<'_>, scale: WeightRef, shift: WeightRef) {
+        for (weight, stored, word) in [(scale, &norm.scale, "scale"), (shift, &norm.shift, "shift")] {
+            match stored {
+                Some(stored) => {
+                    let shape = [1, stored.initializer.len()];
+                    let evidence = format!("the {word} of {}", norm.spelling);
+                    self.weight(weight, super::linear::place(stored, Storage::Vector, shape, evidence));
+                }
+                None => self.absent(weight, format!("the norm has no {word} in the file")),
+            }
+        }
+        match self.anatomy.epsilon {
+            None => self.anatomy.epsilon = Some(norm.epsilon),
+            Some(epsilon) if epsilon == norm.epsilon => {}
+            Some(epsilon) => {
+                let text = format!("the norms add different epsilons, {epsilon} and {}", norm.epsilon);
+                self.problems.push(Error::new(&super::codes::NO_TRANSFORMER, text));
+            }
+        }
+    }
+}

@@ -1,0 +1,62 @@
+//! The inputs of the graph by how they are used: token ids, positions, padding mask; anything else is refused by name.
+
+use std::collections::HashSet;
+
+use super::codes;
+use super::ends::Embedding;
+use super::linear::Linears;
+use super::parts::Inputs;
+use super::view::View;
+use crate::base::{Error, Result};
+
+/// Names the inputs.
+pub(super) fn read<'g>(view: &View<'g>, linears: &Linears<'g>, embedding: &Embedding<'g>) -> Result<Inputs> {
+    let mut found = Inputs { ids: embedding.tokens.origin.to_owned(), ..Inputs::default() };
+    let mut unread = Vec::new();
+    for input in view.graph.inputs() {
+        if input.name == found.ids {
+            continue;
+        }
+        if embedding.positions.as_ref().is_some_and(|t| t.origin == input.name) {
+            found.positions = Some(input.name);
+        } else if input.dims.as_ref().is_some_and(|d| d.len() == 2) && masks(view, linears, embedding, &input.name) {
+            if let Some(other) = &found.mask {
+                let text = format!("`{other}` and `{}` both feed only the attention mask", input.name);
+                return Err(Error::new(&codes::AMBIGUOUS, text));
+            }
+            found.mask = Some(input.name);
+        } else {
+            unread.push(format!("`{}`", input.name));
+        }
+    }
+    if unread.is_empty() {
+        return Ok(found);
+    }
+    let text = format!("the graph has inputs that are not read yet: {}", unread.join(", "));
+    Err(Error::new(&codes::INPUT_UNREAD, text)
+        .help("export the plain decoder, without cached keys and values (`use_cache=False`), taking token ids, and at most a padding mask and positions besides"))
+}
+
+/// True if an input's values reach the rest of the graph only through attention weights, and the positions.
+fn masks(view: &View<'_>, linears: &Linears<'_>, embedding: &Embedding<'_>, input: &str) -> bool {
+    let positions = embedding.positions.as_ref().map(|t| t.output);
+    let operands: HashSet<&str> = linears.all.iter().flat_map(|l| [l.operand, l.input]).collect();
+    let mut reached = false;
+    let mut seen = HashSet::new();
+    let mut stack = vec![input.to_owned()];
+    while let Some(edge) = stack.pop() {
+        if operands.contains(edge.as_str()) {
+            return false;
+        }
+        for (node, _) in view.readers(&edge) {
+            if node.is("Softmax") || node.op().contains("Attention") {
+                reached = true;
+            } else if positions != Some(node.output(0)) {
+                let new = node.outputs().iter().filter(|o| !o.is_empty());
+                stack.extend(new.filter(|o| seen.insert(o.as_str())).cloned());
+            }
+        }
+    }
+    // A graph without a causal table may take a mask and not need it; what reaches nothing is harmless.
+    reached || view.readers(input).is_empty()
+}

@@ -1,0 +1,221 @@
+//! Linear maps: a `Gemm`, or a `MatMul` with an `Add`, of an activation and a matrix of the file, with the layout
+//! nodes that exporters put around it, and the pieces into which the outputs of a packed one are split.
+
+use std::collections::HashMap;
+
+use super::parts::{Storage, WeightEdge};
+use super::view::{Stored, View};
+use crate::graph::Node;
+
+/// y = xW + b as the graph computes it.
+pub(super) struct Linear<'g> {
+    /// `Gemm` or `MatMul`.
+    pub op: &'g str,
+    pub weight: Stored<'g>,
+    pub bias: Option<Stored<'g>>,
+    pub width_in: usize,
+    pub width_out: usize,
+    /// What the node itself multiplies; often two axes.
+    pub operand: &'g str,
+    /// x `[batch, pos, in]`; where no edge has that shape, the operand.
+    pub input: &'g str,
+    /// y `[batch, pos, out]`, after the bias; where no edge has that shape, the last edge that holds the values.
+    pub output: &'g str,
+    /// True if no edge holds x in three axes.
+    pub flat: bool,
+    /// What keeps its weights from being edited as they are.
+    pub obstacle: Option<String>,
+}
+
+/// Every linear map of a graph.
+pub(super) struct Linears<'g> {
+    pub all: Vec<Linear<'g>>,
+    by_output: HashMap<&'g str, usize>,
+}
+
+/// Some of the outputs of a linear map.
+pub(super) struct Projection<'l, 'g> {
+    pub linear: &'l Linear<'g>,
+    /// (first, count), where not all.
+    pub columns: Option<(usize, usize)>,
+}
+
+impl Projection<'_, '_> {
+    pub fn width(&self) -> usize {
+        self.columns.map_or(self.linear.width_out, |(_, count)| count)
+    }
+}
+
+impl<'g> Linears<'g> {
+    pub fn find(view: &View<'g>) -> Self {
+        let all: Vec<_> = view.graph.nodes().iter().filter_map(|node| read(view, node)).collect();
+        let by_output = all.iter().enumerate().map(|(i, linear)| (linear.output, i)).collect();
+        Self { all, by_output }
+    }
+
+    /// The linear map whose output has the values of `edge`.
+    pub fn behind(&self, view: &View<'g>, edge: &'g str) -> Option<&Linear<'g>> {
+        view.chain(edge).into_iter().find_map(|e| self.making(e))
+    }
+
+    /// The linear map whose output is exactly `edge`.
+    pub fn making(&self, edge: &str) -> Option<&Linear<'g>> {
+        self.by_output.get(edge).map(|&i| &self.all[i])
+    }
+
+    /// The linear map of which exactly `edge` holds all outputs, or a split piece.
+    pub fn projection(&self, view: &View<'g>, edge: &'g str) -> Option<Projection<'_, 'g>> {
+        if let Some(linear) = self.making(edge) {
+            return Some(Projection { linear, columns: None });
+        }
+        let node = view.producer(edge)?;
+        let (packed, columns) = if node.is("SequenceAt") {
+            let list = view.producer(node.input(0)?).filter(|n| n.is("SplitToSequence"))?;
+            let place = view.ints(node.input(1)?)?;
+            let linear = self.behind(view, list.input(0)?)?;
+            (linear, piece(&chunks(view, list, linear.width_out)?, usize::try_from(*place.first()?).ok()?)?)
+        } else if node.is("Split") {
+            let linear = self.behind(view, node.input(0)?)?;
+            let place = node.outputs().iter().position(|o| o == edge)?;
+            (linear, piece(&sizes(view, node, linear.width_out)?, place)?)
+        } else {
+            return None;
+        };
+        Some(Projection { linear: packed, columns: Some(columns) })
+    }
+}
+
+/// (first, count) of one of several pieces.
+fn piece(sizes: &[usize], place: usize) -> Option<(usize, usize)> {
+    Some((sizes[..place.min(sizes.len())].iter().sum(), *sizes.get(place)?))
+}
+
+fn splits_last_axis(view: &View<'_>, node: &Node) -> Option<bool> {
+    let rank = i64::try_from(view.rank(node.input(0)?)?).ok()?;
+    let axis = node.int("axis").unwrap_or(0);
+    Some(axis == -1 || axis == rank - 1)
+}
+
+fn counts(values: &[i64], total: usize) -> Option<Vec<usize>> {
+    let sizes: Vec<usize> = values.iter().map(|&v| usize::try_from(v).ok()).collect::<Option<_>>()?;
+    (sizes.iter().sum::<usize>() == total).then_some(sizes)
+}
+
+/// The widths of the pieces of a `Split` of the last axis.
+fn sizes(view: &View<'_>, node: &Node, total: usize) -> Option<Vec<usize>> {
+    splits_last_axis(view, node)?.then_some(())?;
+    if let Some(given) = node.ints("split") {
+        return counts(given, total);
+    }
+    if let Some(given) = node.input(1) {
+        return counts(&view.ints(given)?, total);
+    }
+    Some(even(total, total.div_ceil(node.outputs().len())))
+}
+
+/// The widths of the pieces of a `SplitToSequence` of the last axis.
+fn chunks(view: &View<'_>, node: &Node, total: usize) -> Option<Vec<usize>> {
+    splits_last_axis(view, node)?.then_some(())?;
+    let given = view.ints(node.input(1)?)?;
+    match given[..] {
+        [one] if view.rank(node.input(1)?) != Some(1) => {
+            Some(even(total, usize::try_from(one).ok().filter(|&n| n > 0)?))
+        }
+        _ => counts(&given, total),
+    }
+}
+
+/// Pieces of one width, the last one perhaps narrower.
+fn even(total: usize, width: usize) -> Vec<usize> {
+    let width = width.max(1);
+    (0..total).step_by(width).map(|first| width.min(total - first)).collect()
+}
+
+fn read<'g>(view: &View<'g>, node: &'g Node) -> Option<Linear<'g>> {
+    let gemm = node.is("Gemm");
+    if !gemm && !node.is("MatMul") || node.int("transA").unwrap_or(0) != 0 {
+        return None;
+    }
+    let operand = node.input(0)?;
+    let mut weight = view.stored(node, 1, 2)?;
+    weight.transposed ^= node.int("transB").unwrap_or(0) != 0;
+    let dims = weight.initializer.dims();
+    let (width_in, width_out) = if weight.transposed { (dims[1], dims[0]) } else { (dims[0], dims[1]) };
+    let mut bias = if gemm { view.stored(node, 2, 1).filter(|b| b.initializer.len() == width_out) } else { None };
+    let other_bias = gemm && bias.is_none() && node.input(2).is_some();
+
+    let mut output = node.output(0);
+    loop {
+        let readers = view.readers(output);
+        let [(reader, slot)] = readers[..] else { break };
+        let added = |s: usize| view.stored(reader, s, 1).filter(|b| b.initializer.len() == width_out);
+        if bias.is_none() && !other_bias && reader.is("Add") && added(1 - slot).is_some() {
+            bias = added(1 - slot);
+        } else if view.rank(output) == Some(3) || slot != 0 || view.relayed(reader).is_none() {
+            break;
+        }
+        output = reader.output(0);
+    }
+    let deep = view.root_of_rank(operand, 3).filter(|x| view.width(x).is_none_or(|w| w == width_in));
+    let (alpha, beta) = (node.float("alpha").unwrap_or(1.0), node.float("beta").unwrap_or(1.0));
+    let obstacle = if gemm && (alpha != 1.0 || beta != 1.0 && node.input(2).is_some()) {
+        Some(format!("its Gemm scales by alpha {alpha} and beta {beta}, which is not read"))
+    } else if other_bias {
+        Some("its Gemm adds something that is not one bias per output".to_owned())
+    } else if !weight.separable {
+        Some("a transposed or cast copy of the tensor is read by several nodes".to_owned())
+    } else if view.rank(output).is_some_and(|rank| rank != 3) {
+        Some("no edge holds its outputs as [batch, pos, out]".to_owned())
+    } else {
+        None
+    };
+    Some(Linear {
+        op: node.op(),
+        weight,
+        bias,
+        width_in,
+        width_out,
+        operand,
+        input: deep.unwrap_or(operand),
+        output,
+        flat: deep.is_none(),
+        obstacle,
+    })
+}
+
+impl<'g> Linear<'g> {
+    /// The weight, or some of its outputs.
+    pub fn weight(&self, columns: Option<(usize, usize)>, input: &str, evidence: String) -> WeightEdge {
+        let storage = if self.weight.transposed { Storage::OutIn } else { Storage::InOut };
+        let shape = [self.width_in, columns.map_or(self.width_out, |c| c.1)];
+        let mut edge = place(&self.weight, storage, shape, evidence);
+        edge.columns = columns;
+        edge.input = Some(input.to_owned());
+        edge.output = Some(self.output.to_owned());
+        edge
+    }
+
+    /// The bias, or some of it.
+    pub fn bias(&self, columns: Option<(usize, usize)>, evidence: String) -> Option<WeightEdge> {
+        let shape = [1, columns.map_or(self.width_out, |c| c.1)];
+        let mut edge = place(self.bias.as_ref()?, Storage::Vector, shape, evidence);
+        edge.columns = columns;
+        Some(edge)
+    }
+}
+
+/// A tensor of the file as a weight that packs nothing and is nobody's input or output.
+pub(super) fn place(stored: &Stored<'_>, storage: Storage, shape: [usize; 2], evidence: String) -> WeightEdge {
+    WeightEdge {
+        initializer: stored.initializer.name().to_owned(),
+        storage,
+        dtype: stored.initializer.dtype(),
+        shape,
+        columns: None,
+        reader: (stored.reader.0.to_owned(), stored.reader.1),
+        uses: stored.uses,
+        input: None,
+        output: None,
+        evidence,
+    }
+}

@@ -1,0 +1,167 @@
+//! Finding an anatomy: the detectors in turn, from the logits back to the token ids.
+
+use engraft_plugin_api::{BlockSite, Site, WeightRef};
+
+use super::absences;
+use super::codes;
+use super::draft::Draft;
+use super::linear::{Linears, Projection};
+use super::norms::Norms;
+use super::parts::Anatomy;
+use super::table::words;
+use super::view::View;
+use super::{attention, ends, inputs, mlp, residual};
+use crate::base::{Error, Result};
+use crate::graph::{Dim, Graph, Shapes};
+
+impl Anatomy {
+    /// Finds the parts of a decoder in a graph, from structure alone.
+    ///
+    /// # Errors
+    /// `anatomy-not-found` with what was found and what was missing, `anatomy-ambiguous` with the candidates,
+    /// `anatomy-input-unread` with the inputs that are not understood.
+    pub fn of(graph: &Graph, shapes: &Shapes) -> Result<Self> {
+        let (anatomy, problems) = Self::survey(graph, shapes);
+        let Some(first) = problems.into_iter().next() else { return Ok(anatomy) };
+        let mut text = format!("{}; {}", first.message(), found(&anatomy));
+        if let Some(node) = graph.nodes().iter().find(|n| n.has_subgraph()) {
+            text.push_str(&format!("; the graph holds another one inside {}", node.label()));
+        }
+        let error = Error::new(first.code(), text);
+        Err(match first.advice() {
+            Some(advice) => error.help(advice),
+            None => error,
+        })
+    }
+
+    /// Finds as much as it can; the problems are what keeps [`Anatomy::of`] from returning it.
+    pub fn survey(graph: &Graph, shapes: &Shapes) -> (Self, Vec<Error>) {
+        let mut draft = Draft::default();
+        let view = View::new(graph, shapes);
+        if let Err(problem) = read(&view, &mut draft) {
+            draft.problems.push(problem);
+        }
+        verify(&view, &mut draft);
+        absences::fill(&mut draft);
+        (draft.anatomy, draft.problems)
+    }
+}
+
+/// Takes back the sites whose edges do not have exactly the site's shape.
+fn verify(view: &View<'_>, draft: &mut Draft) {
+    let outputs = view.graph.outputs();
+    for (site, found) in std::mem::take(&mut draft.anatomy.sites) {
+        let stated = || outputs.iter().find(|o| o.name == found.edge).and_then(|o| o.dims.clone());
+        let dims = view.dims(&found.edge).or_else(stated);
+        let wanted = draft.anatomy.site_dims(site);
+        let fits = |(a, b): (&Dim, &Dim)| a.known().zip(b.known()).is_none_or(|(a, b)| a == b);
+        let reason = match dims {
+            Some(dims) if dims.len() == wanted.len() && dims.iter().zip(&wanted).all(fits) => {
+                draft.anatomy.sites.insert(site, found);
+                continue;
+            }
+            Some(dims) => format!("the edge that holds it has the shape {}", words(&dims)),
+            None => "the shape of the edge that holds it is not known".to_owned(),
+        };
+        draft.absent(site, format!("{reason}, expected {}", words(&wanted)));
+    }
+}
+
+/// What was found, in words.
+fn found(anatomy: &Anatomy) -> String {
+    let mut parts = Vec::new();
+    if let Some(logits) = anatomy.sites.get(&Site::Logits) {
+        parts.push(format!("the logits `{}` of a width of {}", logits.edge, anatomy.d_model));
+    }
+    if let Some(table) = anatomy.weights.get(&WeightRef::Embedding) {
+        parts.push(format!("the token embedding `{}`", table.initializer));
+    }
+    parts.push(format!("{} blocks", anatomy.layers));
+    format!("found: {}", parts.join(", "))
+}
+
+fn read(view: &View<'_>, draft: &mut Draft) -> Result<()> {
+    let (linears, norms) = (Linears::find(view), Norms::find(view));
+    let unembedding = ends::unembedding(view, &linears)?;
+    let linear = unembedding.linear;
+    draft.anatomy.d_model = linear.width_in;
+    draft.site(Site::Logits, unembedding.logits, format!("the output that a {} makes", linear.op));
+    let norm = norms.behind(view, linear.input);
+    let input = norm.map_or(linear.input, |n| n.output);
+    let whole = Projection { linear, columns: None };
+    draft.linear(&whole, WeightRef::Unembedding, WeightRef::UnembeddingBias, input);
+    match norm {
+        Some(norm) => {
+            draft.site(Site::LnFinal, norm.output, format!("{}, read by the unembedding", norm.spelling));
+            draft.norm(norm, WeightRef::LnFinalScale, WeightRef::LnFinalShift);
+        }
+        None => draft.absent(Site::LnFinal, "the unembedding does not read a layer norm"),
+    }
+
+    let stream = residual::walk(view, norm.map_or(linear.input, |n| n.input));
+    match residual::blocks(view, &stream) {
+        Ok(blocks) => {
+            draft.anatomy.layers = blocks.len();
+            let maker = view.maker(stream.start);
+            draft.site(Site::Embed, stream.start, format!("the begin of the residual stream, made by {maker}"));
+            for (layer, block) in blocks.iter().enumerate() {
+                let site = |s| Site::Block(layer, s);
+                let (mid, after) = (block.attention.after, block.mlp.after);
+                draft.site(site(BlockSite::ResidPre), block.attention.before, "what the block's first Add adds to");
+                attention::read(view, &linears, &norms, layer, block.attention, draft);
+                draft.site(site(BlockSite::ResidMid), mid, "the first Add of the block");
+                mlp::read(view, &linears, &norms, layer, block.mlp, draft);
+                draft.site(site(BlockSite::ResidPost), after, "the second Add of the block");
+            }
+        }
+        Err(problem) => draft.problems.push(problem),
+    }
+
+    let embedding = ends::embedding(view, stream.start, linear.width_out)?;
+    let tokens = &embedding.tokens;
+    draft.anatomy.vocab = tokens.rows;
+    draft
+        .weight(WeightRef::Embedding, tokens.weight("the table of which a Gather takes rows by an input of the graph"));
+    if tokens.width != linear.width_in {
+        let (table, stream) = (tokens.width, linear.width_in);
+        let text = format!("the token embedding is {table} wide and the residual stream {stream}, expected the same");
+        draft.problems.push(Error::new(&codes::NO_TRANSFORMER, text));
+    }
+    if let Some(table) = &embedding.positions {
+        draft.anatomy.context = Some(table.rows);
+        let evidence = "the other table of which a Gather takes rows that enter the first block";
+        draft.weight(WeightRef::Positions, table.weight(evidence));
+    }
+    draft.anatomy.inputs = inputs::read(view, &linears, &embedding)?;
+    Ok(())
+}
+
+impl Draft {
+    /// Notes the number and width of a block's heads.
+    pub fn heads(&mut self, layer: usize, heads: usize, d_head: usize) {
+        let before = (self.anatomy.heads, self.anatomy.d_head);
+        self.equal(layer, "heads and their width", before == (0, 0), before, (heads, d_head));
+        (self.anatomy.heads, self.anatomy.d_head) = (heads, d_head);
+    }
+
+    /// Notes the number of a block's key and value heads.
+    pub fn kv_heads(&mut self, layer: usize, heads: usize) {
+        let before = self.anatomy.kv_heads;
+        self.equal(layer, "key and value heads", before == 0, before, heads);
+        self.anatomy.kv_heads = heads;
+    }
+
+    /// Notes the width of a block's MLP.
+    pub fn d_mlp(&mut self, layer: usize, width: usize) {
+        let before = self.anatomy.d_mlp;
+        self.equal(layer, "MLP width", before == 0, before, width);
+        self.anatomy.d_mlp = width;
+    }
+
+    fn equal<T: PartialEq + std::fmt::Debug>(&mut self, layer: usize, what: &str, new: bool, before: T, now: T) {
+        if !new && before != now {
+            let text = format!("blocks differ in their {what}: block {layer} has {now:?}, those before {before:?}");
+            self.problems.push(Error::new(&codes::NO_TRANSFORMER, text));
+        }
+    }
+}

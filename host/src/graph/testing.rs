@@ -1,0 +1,27 @@
+//! For tests of this crate: a graph with every name replaced.
+
+use std::path::Path;
+
+use onnx_protobuf::{Message, ModelProto};
+
+use super::container::Graph;
+
+/// The same graph with every edge, initializer and node renamed. Empty names stay.
+pub(crate) fn renamed(graph: &Graph, name: impl Fn(&str) -> String) -> Graph {
+    let rename = |text: &mut String| {
+        if !text.is_empty() {
+            *text = name(text);
+        }
+    };
+    let mut model = ModelProto::parse_from_bytes(&graph.to_bytes().unwrap()).unwrap();
+    let inner = model.graph.as_mut().unwrap();
+    for node in &mut inner.node {
+        rename(&mut node.name);
+        node.input.iter_mut().chain(&mut node.output).for_each(rename);
+        node.metadata_props.clear();
+    }
+    let ports = inner.input.iter_mut().chain(&mut inner.output).chain(&mut inner.value_info);
+    ports.for_each(|port| rename(&mut port.name));
+    inner.initializer.iter_mut().for_each(|tensor| rename(&mut tensor.name));
+    Graph::parse(&model.write_to_bytes().unwrap(), &graph.folder().join(Path::new("model.onnx"))).unwrap()
+}
