@@ -1,6 +1,7 @@
 //! engraft runs ONNX language models and corrects them with editing methods loaded as plugins.
 
 pub mod anatomy;
+pub mod autodiff;
 pub mod base;
 pub mod data;
 pub mod experiment;

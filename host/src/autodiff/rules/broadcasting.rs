@@ -1,0 +1,118 @@
+//! Expand (8+), and what every operator that broadcasts does: dx = Σ g over the axes along which x was repeated.
+//!
+//! Which axes these are follows from the shapes where those are known or provably equal; else the graph finds them out
+//! when it runs.
+
+use super::super::plan::Visit;
+use super::super::tape::{Form, Grad, Tape};
+use super::Gradients;
+use crate::base::Result;
+use crate::graph::{Attr, Dim};
+
+pub(super) fn expand(tape: &mut Tape<'_, '_, '_>, visit: &Visit<'_>) -> Result<Gradients> {
+    let grad = to_operand(tape, visit.grad(), visit.output(), visit.input(0), None)?;
+    Ok(vec![(0, grad)])
+}
+
+/// Brings a gradient of `out` to the shape of `operand`, one of those that were broadcast. `others` are the other
+/// ones, where the output's shape follows from theirs.
+pub(super) fn to_operand(
+    tape: &mut Tape<'_, '_, '_>,
+    grad: Grad,
+    out: &str,
+    operand: &str,
+    others: Option<&[&str]>,
+) -> Result<Grad> {
+    let repeated = match others {
+        Some(others) if others.iter().all(|o| tape.facts.is_scalar_beside(o, operand) || *o == operand) => {
+            Some(Repeated::default())
+        }
+        _ => {
+            let all: Option<Vec<_>> = others.and_then(|o| o.iter().map(|e| tape.facts.dims(e)).collect());
+            let (x, y) = (tape.facts.dims(operand), tape.facts.dims(out));
+            x.and_then(|x| repeated(&x, y.as_deref(), all.as_deref()))
+        }
+    };
+    reduce(tape, grad, out, operand, repeated)
+}
+
+/// The axes of an output along which an operand was repeated.
+#[derive(Default)]
+pub(super) struct Repeated {
+    /// How many leading axes the operand does not have.
+    lead: usize,
+    /// Axes that it has with the extent 1, counted in the output.
+    inner: Vec<usize>,
+}
+
+/// Finds them, if the shapes tell. `out` is the output's shape and `others` are those of the other operands; either
+/// may be unknown.
+pub(super) fn repeated(x: &[Dim], out: Option<&[Dim]>, others: Option<&[Vec<Dim>]>) -> Option<Repeated> {
+    let widest = others.and_then(|o| o.iter().map(Vec::len).max()).map(|r| r.max(x.len()));
+    let rank = out.map(<[_]>::len).or(widest)?;
+    let lead = rank.checked_sub(x.len())?;
+    let one = Dim::Known(1);
+    let mut inner = Vec::new();
+    for (i, extent) in x.iter().enumerate() {
+        let there = out.map(|o| &o[i + lead]);
+        let from_end = x.len() - i;
+        let beside = |others: &[Vec<Dim>]| {
+            let mut aligned = others.iter().filter_map(|d| Some(&d[d.len().checked_sub(from_end)?]));
+            aligned.all(|d| *d == one || d == extent)
+        };
+        match extent {
+            _ if there == Some(extent) || others.is_some_and(beside) => {}
+            Dim::Known(1) => inner.push(i + lead),
+            Dim::Known(_) => {}
+            Dim::Symbol(_) => return None,
+        }
+    }
+    Some(Repeated { lead, inner })
+}
+
+/// Sums a gradient of `out` over the axes found, or over those that the graph finds when it runs.
+pub(super) fn reduce(
+    tape: &mut Tape<'_, '_, '_>,
+    grad: Grad,
+    out: &str,
+    operand: &str,
+    repeated: Option<Repeated>,
+) -> Result<Grad> {
+    let Some(Repeated { lead, inner }) = repeated else {
+        let shaped = tape.shaped(&grad, out)?;
+        let edge = reduce_at_run_time(tape, &shaped.edge, operand)?;
+        return Ok(Grad { edge, scale: grad.scale, form: Form::Full });
+    };
+    if lead == 0 && inner.is_empty() {
+        return Ok(grad);
+    }
+    let shaped = tape.shaped(&grad, out)?;
+    let axes: Vec<i64> = (0..lead).chain(inner.iter().copied()).map(|a| a as i64).collect();
+    let mut edge = tape.reduce("ReduceSum", &shaped.edge, &axes, !inner.is_empty())?;
+    if lead > 0 && !inner.is_empty() {
+        let axes = tape.ints(&axes[..lead]);
+        edge = tape.op("Squeeze", &[&edge, &axes], &[])?;
+    }
+    Ok(Grad { edge, scale: grad.scale, form: Form::Full })
+}
+
+/// Compares the shapes, aligned at their ends, while the graph runs, and sums over the axes that differ.
+fn reduce_at_run_time(tape: &mut Tape<'_, '_, '_>, edge: &str, operand: &str) -> Result<String> {
+    if tape.facts.rank(operand) == Some(0) {
+        return tape.reduce("ReduceSum", edge, &[], false);
+    }
+    let wide = tape.op("Shape", &[edge], &[])?;
+    let narrow = tape.shape_of(operand)?;
+    let (ranks, own) = (tape.op("Shape", &[&wide], &[])?, tape.op("Shape", &[&narrow], &[])?);
+    let missing = tape.op("Sub", &[&ranks, &own], &[])?;
+    let one = tape.ints(&[1]);
+    let ones = tape.op("Expand", &[&one, &missing], &[])?;
+    let aligned = tape.op("Concat", &[&ones, &narrow], &[("axis", Attr::Int(0))])?;
+    let same = tape.op("Equal", &[&aligned, &wide], &[])?;
+    let differ = tape.op("Not", &[&same], &[])?;
+    let found = tape.op("NonZero", &[&differ], &[])?;
+    let all = tape.ints(&[-1]);
+    let axes = tape.op("Reshape", &[&found, &all], &[])?;
+    let summed = tape.op("ReduceSum", &[edge, &axes], &[("noop_with_empty_axes", Attr::Int(1))])?;
+    tape.reshape_by(&summed, &narrow)
+}
