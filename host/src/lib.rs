@@ -8,6 +8,7 @@ pub mod experiment;
 pub mod graph;
 pub mod hooks;
 pub mod metrics;
+pub mod model;
 pub mod plugins;
 pub mod report;
 pub mod runtime;

@@ -281,7 +281,13 @@ fn branch(patch: &mut Patch<'_>, anatomy: &Anatomy, weight: WeightRef) -> Result
     let mixed = match reader.and_then(|n| n.input(1)).map(str::to_owned) {
         Some(indices) => patch.op("Gather", &[&factors.left, &indices], &[("axis", Attr::Int(0))])?,
         None => {
-            let input = patch.current(place.input.as_deref().unwrap_or_default());
+            let edge = place.input.as_deref().unwrap_or_default();
+            let mut input = patch.current(edge);
+            if anatomy.sites.iter().any(|(site, s)| s.edge == edge && matches!(site, Site::Block(_, BlockSite::Z))) {
+                // The heads side by side: `[batch, pos, head, d_head]` as `[batch, pos, in]`.
+                let flat = patch.i64(&[3], &[0, 0, -1]);
+                input = patch.op("Reshape", &[&input, &flat], &[])?;
+            }
             patch.op("MatMul", &[&input, &factors.left], &[])?
         }
     };

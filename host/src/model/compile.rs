@@ -30,13 +30,7 @@ const KEPT: usize = 32;
 
 impl Programs {
     pub(super) fn new(runtime: Runtime, options: ProgramOptions) -> Self {
-        Self {
-            runtime,
-            options,
-            runs: Shelf::default(),
-            gradients: Shelf::default(),
-            prefixes: Prefixes::default(),
-        }
+        Self { runtime, options, runs: Shelf::default(), gradients: Shelf::default(), prefixes: Prefixes::default() }
     }
 
     /// Compiles a graph.

@@ -110,7 +110,7 @@ impl Model {
         let id = journal.commit(patch.clone(), next.hash)?;
         self.set_state(next);
         if let Some(before) = before {
-            let undo = |error: Error| -> Result<PatchId> {
+            let mut undo = |error: Error| -> Result<PatchId> {
                 journal.rollback(&id, previous.hash)?;
                 self.set_state(self.sum(previous.patches.clone())?);
                 Err(error)

@@ -206,10 +206,7 @@ impl Model {
         values.copy(&seen.values);
         if let Some(prefix) = &compiled.prefix {
             let names = || prefix.inputs().iter().map(|p| p.name.as_str());
-            let key = Hash::of_parts([
-                values.hash(names())?.bytes().as_slice(),
-                &compiled.id.to_le_bytes(),
-            ]);
+            let key = Hash::of_parts([values.hash(names())?.bytes().as_slice(), &compiled.id.to_le_bytes()]);
             let fed = self.programs.prefixes.get(key, || {
                 let fetch: Vec<&str> = compiled.fed.iter().map(String::as_str).collect();
                 prefix.run_until(&values.feeds(names()), &fetch, cancel)
@@ -300,7 +297,8 @@ impl Model {
         }
         let mut outputs: Vec<&str> = built.iter().map(String::as_str).collect();
         outputs.extend(gradients.iter().flatten().flatten().map(String::as_str));
-        let outputs: Vec<String> = outputs.into_iter().map(str::to_owned).collect::<BTreeSet<_>>().into_iter().collect();
+        let outputs: Vec<String> =
+            outputs.into_iter().map(str::to_owned).collect::<BTreeSet<_>>().into_iter().collect();
         for edge in &outputs {
             patch.tap(edge, DType::F32)?;
         }
@@ -355,8 +353,7 @@ impl Model {
                 let name = Name::Reference(from_reference).to_string();
                 let reference = patch.input(&name, DType::F32, vec![n(), vocab.clone()])?;
                 let weights = patch.input(&Name::KlWeights(from_reference).to_string(), DType::F32, vec![n()])?;
-                let direction =
-                    if from_reference { KlDirection::FromReference } else { KlDirection::FromCurrent };
+                let direction = if from_reference { KlDirection::FromReference } else { KlDirection::FromCurrent };
                 let nodes = autodiff::kl(patch, &part, &reference, &weights, direction)?;
                 built.push(nodes.terms);
                 cotangents.push(nodes.cotangent);
@@ -405,11 +402,9 @@ impl Model {
         let index = whole.index();
         let dependent = downstream(&index, variables.iter().copied());
         let mut sources: BTreeSet<String> = self.graph().inputs().into_iter().map(|p| p.name).collect();
-        sources.extend(
-            whole.inputs().into_iter().map(|p| p.name).filter(|n| {
-                n.starts_with("engraft.overwrite") || n.starts_with("engraft.add") || n.starts_with("engraft.gate")
-            }),
-        );
+        sources.extend(whole.inputs().into_iter().map(|p| p.name).filter(|n| {
+            n.starts_with("engraft.overwrite") || n.starts_with("engraft.add") || n.starts_with("engraft.gate")
+        }));
         let from_rows = downstream(&index, sources.iter().map(String::as_str).filter(|s| !variables.contains(s)));
         let kept = upstream(&index, outputs.iter().map(String::as_str), &HashSet::new());
         let constant = |edge: &str| {

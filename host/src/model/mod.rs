@@ -13,7 +13,7 @@ mod batch;
 pub mod codes;
 mod compile;
 mod edit;
-mod export;
+// mod export;
 mod feed;
 mod generate;
 mod gradient;
@@ -21,6 +21,9 @@ mod moments;
 mod open;
 mod run;
 mod score;
+
+#[cfg(test)]
+mod tests;
 
 pub use edit::{Limits, Proposal};
 pub use open::{Model, OpenOptions};

@@ -1,5 +1,7 @@
 //! A forward pass: rows, taps, pokes, logits at places, under committed and trial changes.
 
+use std::collections::BTreeSet;
+
 use engraft_plugin_api::{Change, Place, Poke, RunReply, RunRequest, Tensor};
 
 use super::feed;
@@ -67,16 +69,16 @@ impl Model {
         self.logits_at(&request.logits, rows, &mut values)?;
         values.extend(seen.values);
         let rigged = &compiled.rigged;
-        let fetch: Vec<&str> = rigged.taps.iter().chain(&rigged.logits).map(String::as_str).collect();
+        // Two sites can be one edge.
+        let fetch: BTreeSet<&str> = rigged.taps.iter().chain(&rigged.logits).map(String::as_str).collect();
+        let fetch: Vec<&str> = fetch.into_iter().collect();
         let feeds = values.feeds(compiled.program.inputs().iter().map(|p| p.name.as_str()));
-        let mut outputs = compiled.program.run_until(&feeds, &fetch, cancel)?;
-        let logits = match rigged.logits {
-            Some(_) => outputs.pop().map(|v| v.to_tensor()).transpose()?,
-            None => None,
-        };
-        let mut taps = Vec::with_capacity(outputs.len());
-        for (tap, value) in request.taps.iter().zip(&outputs) {
-            let tensor = value.to_tensor()?;
+        let outputs = compiled.program.run_until(&feeds, &fetch, cancel)?;
+        let output = |edge: &String| outputs[fetch.binary_search(&edge.as_str()).unwrap_or(0)].to_tensor();
+        let logits = rigged.logits.as_ref().map(output).transpose()?;
+        let mut taps = Vec::with_capacity(request.taps.len());
+        for (tap, edge) in request.taps.iter().zip(&rigged.taps) {
+            let tensor = output(edge)?;
             taps.push(if tap.places.is_some() { tensor } else { without_padding(tensor, rows)? });
         }
         Ok(RunReply { taps, logits: logits.unwrap_or_else(|| Tensor::zeros([0, self.anatomy().vocab])) })
@@ -125,12 +127,7 @@ impl Model {
     }
 
     /// The places at which logits are formed.
-    pub(super) fn logits_at(
-        &self,
-        places: &[Place],
-        rows: &[Vec<u32>],
-        values: &mut Values,
-    ) -> Result<()> {
+    pub(super) fn logits_at(&self, places: &[Place], rows: &[Vec<u32>], values: &mut Values) -> Result<()> {
         values.places(Name::LogitsAt, places, rows)?;
         let of_rows = places.iter().map(|p| p.row as i64).collect();
         values.set(Name::LogitsRow, Value::i64(&[places.len()], of_rows)?);

@@ -22,6 +22,8 @@ mod value;
 mod tiny;
 
 pub use cache::ProgramCache;
+#[cfg(test)]
+pub(crate) use environment::for_tests;
 pub use environment::{Event, Notify, Runtime, RuntimeSettings, silent};
 pub use port::{Dim, Port};
 pub use program::{Program, ProgramOptions};

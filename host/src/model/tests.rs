@@ -1,0 +1,351 @@
+//! The model against PyTorch's records, on every export of the tiny GPT-2.
+
+use std::path::PathBuf;
+
+use engraft_plugin_api::{
+    BlockSite, Change, Delta, GradientRequest, Params, Place, Poke, Role, RunRequest, Site, Tap, Tensor, Term,
+    WeightRef, Wrt,
+};
+use safetensors::SafeTensors;
+
+use super::{Model, OpenOptions, Proposal};
+use crate::runtime;
+
+const EXPORTS: [&str; 7] = [
+    "dynamo-mask",
+    "dynamo-nomask",
+    "dynamo-raw",
+    "dynamo-sdpa",
+    "torchscript-mask",
+    "torchscript-nomask",
+    "torchscript-opset14",
+];
+
+fn zoo() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../tests/zoo")
+}
+
+fn model(name: &str) -> Model {
+    Model::open(&zoo().join(format!("gpt2-{name}")), &runtime::for_tests(), &OpenOptions::default()).unwrap()
+}
+
+/// PyTorch's records.
+struct Records(Vec<u8>);
+
+impl Records {
+    fn open() -> Self {
+        Self(std::fs::read(zoo().join("gpt2.safetensors")).unwrap())
+    }
+
+    fn f32(&self, name: &str) -> Vec<f32> {
+        let file = SafeTensors::deserialize(&self.0).unwrap();
+        file.tensor(name).unwrap().data().as_chunks::<4>().0.iter().map(|&b| f32::from_le_bytes(b)).collect()
+    }
+
+    fn rows(&self) -> Vec<Vec<u32>> {
+        let file = SafeTensors::deserialize(&self.0).unwrap();
+        let ids = file.tensor("ids").unwrap();
+        let flat: Vec<u32> = ids.data().as_chunks::<8>().0.iter().map(|&b| i64::from_le_bytes(b) as u32).collect();
+        flat.chunks(ids.shape()[1]).map(<[u32]>::to_vec).collect()
+    }
+}
+
+fn difference(a: &[f32], b: &[f32]) -> f32 {
+    assert_eq!(a.len(), b.len());
+    a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
+}
+
+fn relative(a: &[f32], b: &[f32]) -> f64 {
+    assert_eq!(a.len(), b.len());
+    let norm = |v: &mut dyn Iterator<Item = f64>| v.map(|x| x * x).sum::<f64>().sqrt();
+    norm(&mut a.iter().zip(b).map(|(a, b)| f64::from(a - b))) / norm(&mut b.iter().map(|&b| f64::from(b)))
+}
+
+fn last(rows: &[Vec<u32>]) -> Vec<Place> {
+    rows.iter().enumerate().map(|(row, r)| Place { row, pos: r.len() - 1 }).collect()
+}
+
+fn nll(rows: &[Vec<u32>]) -> Vec<Term> {
+    let weight = 1.0 / rows.len() as f32;
+    last(rows).into_iter().map(|place| Term::Nll { place, token: 17, weight }).collect()
+}
+
+#[test]
+fn taps_at_every_site_and_logits_at_places_are_pytorchs() {
+    let records = Records::open();
+    let rows = records.rows();
+    for export in EXPORTS {
+        let model = model(export);
+        let sites: Vec<Site> = model.anatomy().sites.keys().copied().collect();
+        assert!(sites.len() >= 3 + 3 * 15, "{export} has {} sites", sites.len());
+        let taps = sites.iter().map(|&site| Tap { site, places: None }).collect();
+        let logits = last(&rows);
+        let reply = model.run(&RunRequest { rows: rows.clone(), taps, logits, ..RunRequest::default() }).unwrap();
+        for (site, tap) in sites.iter().zip(&reply.taps) {
+            let found = difference(tap.as_f32().unwrap(), &records.f32(&site.to_string()));
+            assert!(found <= 1e-4, "{export} {site}: {found}");
+        }
+        let all = records.f32("logits");
+        let (longest, vocab) = (rows[0].len(), model.anatomy().vocab);
+        for (row, logits) in reply.logits.as_f32().unwrap().chunks(vocab).enumerate() {
+            let at = (row * longest + longest - 1) * vocab;
+            assert!(difference(logits, &all[at..at + vocab]) <= 1e-4, "{export} row {row}");
+        }
+    }
+}
+
+#[test]
+fn gradients_at_sites_and_of_weights_are_pytorchs() {
+    let records = Records::open();
+    let rows = records.rows();
+    for export in EXPORTS {
+        let model = model(export);
+        let mut checked = 0;
+        for (&site, _) in model.anatomy().sites.iter().filter(|(s, _)| !matches!(s, Site::Logits | Site::LnFinal)) {
+            let Site::Block(_, kind) = site else { continue };
+            if matches!(kind, BlockSite::Pattern | BlockSite::Ln1Out | BlockSite::Ln2Out | BlockSite::MlpPre) {
+                continue;
+            }
+            let places: Vec<Place> =
+                (0..rows.len()).flat_map(|row| (0..rows[row].len()).map(move |pos| Place { row, pos })).collect();
+            let width: usize = crate::hooks::site_width(model.anatomy(), site).iter().product();
+            let adds = vec![Poke { site, places, values: Tensor::zeros([1, width]) }];
+            let request = GradientRequest {
+                rows: rows.clone(),
+                adds,
+                terms: nll(&rows),
+                wrt: vec![Wrt::Add(0)],
+                ..GradientRequest::default()
+            };
+            let reply = model.gradient(&request).unwrap_or_else(|e| panic!("{export} {site}: {e:?}"));
+            assert!((reply.loss - records.f32("loss")[0]).abs() < 1e-4, "{export} {site}: {}", reply.loss);
+            let found = relative(reply.gradients[0][0].as_f32().unwrap(), &records.f32(&format!("grad:{site}")));
+            assert!(found <= 1e-4, "{export} {site}: {found}");
+            checked += 1;
+        }
+        assert!(checked >= 30, "{export}: {checked}");
+        let weights: Vec<WeightRef> = model.anatomy().weights.keys().copied().collect();
+        assert!(weights.len() >= 4 + 3 * 16, "{export} has {} weights", weights.len());
+        let wrt = weights.iter().map(|&w| Wrt::Weight(w)).collect();
+        let request = GradientRequest { rows: rows.clone(), terms: nll(&rows), wrt, ..GradientRequest::default() };
+        let reply = model.gradient(&request).unwrap_or_else(|e| panic!("{export}: {e:?}"));
+        for (weight, gradient) in weights.iter().zip(&reply.gradients) {
+            let recorded = records.f32(&format!("grad:{weight}"));
+            let found = relative(gradient[0].as_f32().unwrap(), &recorded);
+            // Softmax does not see what is added to every key: the gradient of `b_K` is rounding alone.
+            let rounding =
+                matches!(weight, WeightRef::Block(_, Role::KeyBias)) && recorded.iter().all(|g| g.abs() < 1e-6);
+            assert!(found <= 1e-4 || rounding, "{export} {weight}: {found}");
+        }
+    }
+}
+
+#[test]
+fn pairs_multiply_to_the_gradient_of_their_weight() {
+    let records = Records::open();
+    let rows = records.rows();
+    for export in ["dynamo-mask", "torchscript-mask"] {
+        let model = model(export);
+        for role in [Role::MlpIn, Role::MlpOut, Role::Query, Role::Value, Role::Output] {
+            let weight = WeightRef::Block(1, role);
+            let wrt = vec![Wrt::Pairs(weight)];
+            let request = GradientRequest { rows: rows.clone(), terms: nll(&rows), wrt, ..GradientRequest::default() };
+            let reply = model.gradient(&request).unwrap();
+            let [x, d] = reply.gradients[0].as_slice() else { panic!("two factors") };
+            let flat = |t: &Tensor| {
+                let width = t.shape()[2];
+                ndarray::Array2::from_shape_vec((t.len() / width, width), t.as_f32().unwrap().to_vec()).unwrap()
+            };
+            let product = flat(x).t().dot(&flat(d));
+            let found =
+                relative(product.as_standard_layout().as_slice().unwrap(), &records.f32(&format!("grad:{weight}")));
+            assert!(found <= 1e-4, "{export} {weight}: {found}");
+        }
+    }
+}
+
+fn low_rank(model: &Model, weight: WeightRef, scale: f32) -> Change {
+    let [i, o] = model.anatomy().weight(weight).unwrap().shape;
+    let wave = |n: usize, f: f32| (0..n).map(|k| scale * (f * (k as f32 + 1.0)).sin()).collect();
+    let delta = Delta::LowRank {
+        left: Tensor::f32([i, 1], wave(i, 0.7)).unwrap(),
+        right: Tensor::f32([1, o], wave(o, 1.3)).unwrap(),
+    };
+    Change::Weight { weight, delta }
+}
+
+fn dense(change: &Change) -> Change {
+    let Change::Weight { weight, delta: Delta::LowRank { left, right } } = change else { panic!("low rank") };
+    let product = left.matrix().unwrap().dot(&right.matrix().unwrap());
+    Change::Weight { weight: *weight, delta: Delta::Dense(Tensor::from_array(&product)) }
+}
+
+fn proposal(changes: Vec<Change>) -> Proposal {
+    Proposal { method: "test".into(), version: "0".into(), params: Params::default(), requests: Vec::new(), changes }
+}
+
+fn logits(model: &Model, rows: &[Vec<u32>], under: Vec<Change>) -> Vec<f32> {
+    let logits = last(rows);
+    let request = RunRequest { rows: rows.to_vec(), logits, under, ..RunRequest::default() };
+    model.run(&request).unwrap().logits.into_f32().unwrap()
+}
+
+const EDITABLE: [WeightRef; 8] = [
+    WeightRef::Block(1, Role::MlpOut),
+    WeightRef::Block(1, Role::MlpIn),
+    WeightRef::Block(0, Role::Key),
+    WeightRef::Block(2, Role::Output),
+    WeightRef::Embedding,
+    WeightRef::Positions,
+    WeightRef::Unembedding,
+    WeightRef::Block(1, Role::MlpOutBias),
+];
+
+#[test]
+fn a_patch_rides_as_factors_or_dense_and_any_rollback_is_exact() {
+    let rows = Records::open().rows();
+    for export in ["dynamo-mask", "dynamo-raw", "torchscript-opset14"] {
+        let model = model(export);
+        let base = logits(&model, &rows, Vec::new());
+        let mut ids = Vec::new();
+        let mut states = vec![(model.state_hash(), base.clone())];
+        for weight in EDITABLE {
+            let change = low_rank(&model, weight, 0.1);
+            let trial = logits(&model, &rows, vec![change.clone()]);
+            let as_dense = logits(&model, &rows, vec![dense(&change)]);
+            assert!(difference(&trial, &as_dense) < 1e-4, "{export} {weight}");
+            ids.push(model.commit(proposal(vec![change])).unwrap());
+            states.push((model.state_hash(), logits(&model, &rows, Vec::new())));
+        }
+        assert!(states.windows(2).all(|w| w[0] != w[1]));
+        for id in ids.iter().rev() {
+            assert_eq!(states.last().unwrap(), &(model.state_hash(), logits(&model, &rows, Vec::new())), "{export}");
+            states.pop();
+            model.rollback(id).unwrap();
+        }
+        assert_eq!(logits(&model, &rows, Vec::new()), base);
+        assert!(model.patches().is_empty());
+        assert_eq!(model.history().len(), 2 * ids.len());
+    }
+}
+
+#[test]
+fn rolling_back_one_of_many_is_never_having_made_it() {
+    let rows = Records::open().rows();
+    let model = model("dynamo-mask");
+    let weight = WeightRef::Block(1, Role::MlpOut);
+    let changes: Vec<Change> = (1..=3).map(|i| low_rank(&model, weight, 0.05 * i as f32)).collect();
+    let commit = |i: usize| model.commit(proposal(vec![changes[i].clone()])).unwrap();
+    let ids = [commit(0), commit(1), commit(2)];
+    model.rollback(&ids[1]).unwrap();
+    let without = (model.state_hash(), logits(&model, &rows, Vec::new()));
+    model.rollback(&ids[2]).unwrap();
+    commit(2);
+    assert_eq!(without, (model.state_hash(), logits(&model, &rows, Vec::new())));
+}
+
+#[test]
+fn gradients_of_trial_changes_agree_with_differences() {
+    let rows = Records::open().rows();
+    let model = model("torchscript-mask");
+    for weight in EDITABLE {
+        let change = low_rank(&model, weight, 0.1);
+        for change in [change.clone(), dense(&change)] {
+            let Change::Weight { delta, .. } = &change else { continue };
+            let request = |change: Change| GradientRequest {
+                rows: rows.clone(),
+                under: vec![change],
+                terms: nll(&rows),
+                wrt: vec![Wrt::Trial(0)],
+                ..GradientRequest::default()
+            };
+            let reply = model.gradient(&request(change.clone())).unwrap();
+            for (number, (tensor, gradient)) in delta.tensors().into_iter().zip(&reply.gradients[0]).enumerate() {
+                assert_eq!(tensor.shape(), gradient.shape(), "{weight}");
+                // Along the gradient itself the slope is its norm.
+                let g = gradient.as_f32().unwrap();
+                let norm = g.iter().map(|&v| f64::from(v) * f64::from(v)).sum::<f64>().sqrt();
+                let step = 2e-2 / norm.max(1e-6);
+                let moved = |sign: f64| {
+                    let along = |(t, g): (&f32, &f32)| (f64::from(*t) + sign * step * f64::from(*g) / norm) as f32;
+                    let new = tensor.as_f32().unwrap().iter().zip(g).map(along).collect();
+                    let new = Tensor::f32(tensor.shape(), new).unwrap();
+                    let delta = match (delta, number) {
+                        (Delta::LowRank { right, .. }, 0) => Delta::LowRank { left: new, right: right.clone() },
+                        (Delta::LowRank { left, .. }, _) => Delta::LowRank { left: left.clone(), right: new },
+                        _ => Delta::Dense(new),
+                    };
+                    f64::from(model.gradient(&request(Change::Weight { weight, delta })).unwrap().loss)
+                };
+                let slope = (moved(1.0) - moved(-1.0)) / (2.0 * step);
+                assert!((slope - norm).abs() <= 0.02 * norm, "{weight} {number}: {slope} {norm}");
+            }
+        }
+    }
+}
+
+#[test]
+fn overwriting_a_site_with_its_own_value_changes_nothing_and_with_another_row_s_value_does() {
+    let rows = Records::open().rows();
+    for export in ["dynamo-mask", "torchscript-opset14"] {
+        let model = model(export);
+        let base = logits(&model, &rows, Vec::new());
+        let place = Place { row: 0, pos: 4 };
+        for kind in [BlockSite::MlpProj, BlockSite::MlpPost, BlockSite::ResidPost, BlockSite::Q, BlockSite::Z] {
+            let site = Site::Block(1, kind);
+            let tap = |place| Tap { site, places: Some(vec![place]) };
+            let read = RunRequest {
+                rows: rows.clone(),
+                taps: vec![tap(place), tap(Place { row: 1, pos: 4 })],
+                ..RunRequest::default()
+            };
+            let taps = model.run(&read).unwrap().taps;
+            let poked = |tap: &Tensor| {
+                let values = Tensor::f32([1, tap.len()], tap.as_f32().unwrap().to_vec()).unwrap();
+                let request = RunRequest {
+                    rows: rows.clone(),
+                    overwrites: vec![Poke { site, places: vec![place], values }],
+                    logits: last(&rows),
+                    ..RunRequest::default()
+                };
+                model.run(&request).unwrap().logits.into_f32().unwrap()
+            };
+            assert!(difference(&poked(&taps[0]), &base) < 1e-5, "{export} {site}");
+            let vocab = model.anatomy().vocab;
+            let other = poked(&taps[1]);
+            assert!(difference(&other[..vocab], &base[..vocab]) > 1e-4 || kind == BlockSite::Q, "{export} {site}");
+            assert!(difference(&other[vocab..], &base[vocab..]) < 1e-5, "{export} {site}");
+        }
+    }
+}
+
+#[test]
+fn defects_of_requests_are_named() {
+    let model = model("dynamo-mask");
+    let run = |request: RunRequest| model.run(&request).map(drop).unwrap_err().code().id;
+    let rows = vec![vec![1, 2, 3]];
+    assert_eq!(run(RunRequest { rows: vec![vec![]], ..RunRequest::default() }), "row-empty");
+    assert_eq!(run(RunRequest { rows: vec![vec![1; 65]], ..RunRequest::default() }), "row-too-long");
+    assert_eq!(run(RunRequest { rows: vec![vec![128]], ..RunRequest::default() }), "token-outside");
+    let logits = vec![Place { row: 0, pos: 3 }];
+    assert_eq!(run(RunRequest { rows: rows.clone(), logits, ..RunRequest::default() }), "place-outside");
+    let site = Site::Block(1, BlockSite::MlpProj);
+    let tap = Tap { site: Site::Block(9, BlockSite::MlpProj), places: None };
+    assert_eq!(run(RunRequest { rows: rows.clone(), taps: vec![tap], ..RunRequest::default() }), "site-absent");
+    let poke = |site, n: usize, width| Poke {
+        site,
+        places: vec![Place { row: 0, pos: 1 }; n],
+        values: Tensor::zeros([1, width]),
+    };
+    let with = |poke| {
+        let taps = vec![Tap { site: Site::LnFinal, places: None }];
+        RunRequest { rows: rows.clone(), taps, adds: vec![poke], ..RunRequest::default() }
+    };
+    assert_eq!(run(with(poke(site, 1, 31))), "poke-shape");
+    assert_eq!(run(with(poke(site, 2, 32))), "place-outside");
+    assert_eq!(run(with(poke(Site::Block(0, BlockSite::Pattern), 1, 32))), "site-not-pokable");
+    let nothing = Delta::LowRank { left: Tensor::zeros([128, 1]), right: Tensor::zeros([1, 32]) };
+    let change = Change::Weight { weight: WeightRef::Block(1, Role::MlpOut), delta: nothing };
+    assert_eq!(model.commit(proposal(vec![change])).unwrap_err().code().id, "edit-no-effect");
+    assert!(model.patches().is_empty());
+}
