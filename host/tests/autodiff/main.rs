@@ -1,0 +1,8 @@
+//! Gradients: every rule against finite differences, the losses against their definitions, and whole models against
+//! what PyTorch recorded. One binary, because the process has one runtime.
+
+mod kit;
+mod losses;
+mod records;
+mod refusals;
+mod rules;
