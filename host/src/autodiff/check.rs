@@ -58,7 +58,7 @@ pub fn compare(graph: &dyn Evaluate, feeds: &[(&str, &Tensor)], question: Questi
     let gradient = graph.run(feeds, &[question.gradient])?;
     let gradient = gradient.first().and_then(floats).filter(|g| g.len() == x.len());
     let gradient = gradient.ok_or_else(|| unfit("the gradient does not have the shape"))?;
-    let norm = length(&gradient);
+    let norm = length(gradient);
     let scale = length(x).max(1e-3);
     let loss = |direction: &[f64], step: f64| -> Result<f64> {
         let moved: Vec<f32> = x.iter().zip(direction).map(|(x, d)| (f64::from(*x) + step * d) as f32).collect();

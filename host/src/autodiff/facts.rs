@@ -25,18 +25,32 @@ impl<'g, 's> Facts<'g, 's> {
         }
         match self.shapes.dims(edge) {
             Some(dims) => Some(dims.to_vec()),
-            None => self.constant(edge).map(|c| known(c.dims)),
+            None => match self.relayed(edge) {
+                Some(source) => self.dims(source),
+                None => self.constant(edge).map(|c| known(c.dims)),
+            },
         }
+    }
+
+    /// What an Identity repeats: overlays read weights through one, and it is not always covered by the shapes.
+    fn relayed(&self, edge: &str) -> Option<&'g str> {
+        self.index.producer(edge).filter(|n| n.is("Identity"))?.input(0)
     }
 
     pub(super) fn rank(&self, edge: &str) -> Option<usize> {
         self.dims(edge).map(|d| d.len())
     }
 
+    /// One extent of an edge, where it is known.
+    pub(super) fn extent(&self, edge: &str, axis: i64) -> Option<usize> {
+        let dims = self.dims(edge)?;
+        dims.get(front(axis, dims.len()))?.known()
+    }
+
     /// The element type of an edge, where it is known.
     pub(super) fn dtype(&self, edge: &str) -> Option<DType> {
         let found = self.graph.initializer(edge).map(|i| i.dtype()).or_else(|| self.shapes.dtype(edge));
-        found.filter(|d| d.0 != 0)
+        found.filter(|d| d.0 != 0).or_else(|| self.dtype(self.relayed(edge)?))
     }
 
     /// True unless the edge is known to hold something else than floats.
@@ -48,14 +62,28 @@ impl<'g, 's> Facts<'g, 's> {
         self.graph.constant(&self.index, edge, LIMIT)
     }
 
-    /// The one float that an edge always holds.
+    /// The float that an edge always holds, in every element.
     pub(super) fn scalar(&self, edge: &str) -> Option<f32> {
-        self.constant(edge)?.scalar()
+        if let Some(constant) = self.constant(edge) {
+            return constant.scalar();
+        }
+        let node = self.index.producer(edge)?;
+        let relays = ["Identity", "Expand", "Reshape", "Squeeze", "Unsqueeze"].iter().any(|op| node.is(op))
+            || node.is("Cast") && self.may_be_float(edge);
+        if relays { self.scalar(node.input(0)?) } else { None }
     }
 
-    /// The integers that an edge always holds.
+    /// The integers that an edge always holds, in row-major order; small computations on constants are followed.
     pub(super) fn ints(&self, edge: &str) -> Option<Vec<i64>> {
-        self.constant(edge)?.ints().map(<[i64]>::to_vec)
+        if let Some(constant) = self.constant(edge) {
+            return constant.ints().map(<[i64]>::to_vec);
+        }
+        let node = self.index.producer(edge)?;
+        if node.is("Concat") {
+            return node.inputs().iter().map(|e| self.ints(e)).collect::<Option<Vec<_>>>().map(|all| all.concat());
+        }
+        let relays = ["Identity", "Cast", "Reshape", "Squeeze", "Unsqueeze"].iter().any(|op| node.is(op));
+        if relays { self.ints(node.input(0)?) } else { None }
     }
 
     /// True if both shapes are known and equal.

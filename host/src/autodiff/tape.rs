@@ -272,12 +272,12 @@ impl<'t, 'g, 's> Tape<'t, 'g, 's> {
         Ok(shape)
     }
 
-    /// One extent of an edge of the graph, as one integer `[1]`.
-    pub(super) fn extent(&mut self, of: &str, axis: usize) -> Result<String> {
-        if let Some(known) = self.facts.dims(of).and_then(|d| d.get(axis)?.known()) {
+    /// One extent of an edge of the graph, as one integer `[1]`. The axis may count from the end.
+    pub(super) fn extent(&mut self, of: &str, axis: i64) -> Result<String> {
+        if let Some(known) = self.facts.extent(of, axis) {
             return Ok(self.ints(&[known as i64]));
         }
-        let (shape, axis) = (self.shape_of(of)?, self.ints(&[axis as i64]));
+        let (shape, axis) = (self.shape_of(of)?, self.ints(&[axis]));
         self.op("Gather", &[&shape, &axis], &[])
     }
 

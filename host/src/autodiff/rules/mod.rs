@@ -62,7 +62,7 @@ pub(super) fn find(node: &Node) -> Option<Rule> {
         "Reshape" | "Squeeze" | "Unsqueeze" | "Flatten" => plain(movement::reshape),
         "Transpose" => Some(Rule { check: movement::check_transpose, backward: movement::transpose }),
         "Split" => plain(movement::split),
-        "Concat" => Some(Rule { check: movement::check_concat, backward: movement::concat }),
+        "Concat" => plain(movement::concat),
         "Slice" => Some(Rule { check: movement::check_slice, backward: movement::slice }),
         "SplitToSequence" => Some(Rule { check: sequences::check_split, backward: sequences::split }),
         "SequenceAt" => Some(Rule { check: sequences::check_at, backward: sequences::at }),

@@ -9,21 +9,16 @@ use super::super::plan::Visit;
 use super::super::tape::{Form, Grad, Tape};
 use super::{Check, Gradients};
 use crate::base::Result;
-use crate::graph::{Attr, Dim, Node};
+use crate::graph::{Attr, Node};
 
 pub(super) fn reshape(tape: &mut Tape<'_, '_, '_>, visit: &Visit<'_>) -> Result<Gradients> {
-    let (x, y) = (visit.input(0), visit.output());
-    let grad = tape.spread(&visit.grad(), y)?;
-    if tape.facts.same_shape(x, y) {
+    let (x, y, grad) = (visit.input(0), visit.output(), visit.grad());
+    // What is flat already stays so: one shape is as good as another until somebody needs the right one.
+    if matches!(grad.form, Form::Flat(_)) || tape.facts.same_shape(x, y) {
         return Ok(vec![(0, grad)]);
     }
-    let grad = tape.shaped(&grad, y)?;
-    // What was flat before still is: its own shape is as good as the output's.
-    let form = match visit.grad().form {
-        Form::Flat(dims) if grad.edge == visit.grad().edge => Form::Flat(dims),
-        _ => Form::Flat(tape.facts.dims(y)),
-    };
-    Ok(vec![(0, grad.formed(form))])
+    let form = Form::Flat(tape.facts.dims(y));
+    Ok(vec![(0, tape.shaped(&grad, y)?.formed(form))])
 }
 
 /// The order of the axes that a Transpose makes.
@@ -84,31 +79,14 @@ pub(super) fn split(tape: &mut Tape<'_, '_, '_>, visit: &Visit<'_>) -> Result<Gr
     Ok(vec![(0, join(tape, parts, visit.node.int("axis").unwrap_or(0), visit.input(0))?)])
 }
 
-pub(super) fn check_concat(facts: &Facts<'_, '_>, visit: &Visit<'_>) -> Check {
-    let negative = visit.node.int("axis").unwrap_or(0) < 0;
-    if negative && visit.node.inputs().iter().any(|e| facts.rank(e).is_none()) {
-        return Err("the number of axes of its inputs is not known".into());
-    }
-    Ok(())
-}
-
 pub(super) fn concat(tape: &mut Tape<'_, '_, '_>, visit: &Visit<'_>) -> Result<Gradients> {
     let axis = visit.node.int("axis").unwrap_or(0);
-    let mut known = Some(Vec::new());
-    let mut extents = Vec::new();
-    for input in visit.node.inputs() {
-        let at = front(axis, tape.facts.rank(input).unwrap_or(0));
-        let extent = tape.facts.dims(input).and_then(|d| d.get(at).and_then(Dim::known));
-        known = known.zip(extent).map(|(mut all, e)| {
-            all.push(e as i64);
-            all
-        });
-        extents.push((input, at));
-    }
+    let inputs = visit.node.inputs();
+    let known: Option<Vec<i64>> = inputs.iter().map(|e| tape.facts.extent(e, axis).map(|n| n as i64)).collect();
     let sizes = match known {
         Some(known) => tape.ints(&known),
         None => {
-            let edges = extents.into_iter().map(|(of, at)| tape.extent(of, at)).collect::<Result<Vec<_>>>()?;
+            let edges = inputs.iter().map(|of| tape.extent(of, axis)).collect::<Result<Vec<_>>>()?;
             let refs: Vec<&str> = edges.iter().map(String::as_str).collect();
             tape.op("Concat", &refs, &[("axis", Attr::Int(0))])?
         }
@@ -230,7 +208,7 @@ fn pads(tape: &mut Tape<'_, '_, '_>, visit: &Visit<'_>, cut: &Cut) -> Result<Str
 /// Puts rows along an axis back at the places that a Slice with a step read.
 fn stepped(tape: &mut Tape<'_, '_, '_>, visit: &Visit<'_>, axis: usize, rank: usize, g: &str) -> Result<String> {
     let node = visit.node;
-    let extent = tape.extent(visit.input(0), axis)?;
+    let extent = tape.extent(visit.input(0), axis as i64)?;
     let zero = tape.ints(&[0]);
     let scalar = tape.ints(&[]);
     let limit = tape.op("Reshape", &[&extent, &scalar], &[])?;

@@ -64,7 +64,7 @@ pub(super) fn put(
     let moved: Vec<usize> = picked.clone().chain(rest).collect();
     let rows = tape.transposed(g, &moved)?;
     if add == Add::Repeated && tape.opset() < 16 {
-        let depth = tape.extent(x, axis)?;
+        let depth = tape.extent(x, axis as i64)?;
         let matrix = tape.op("Flatten", &[&rows], &[("axis", Attr::Int(index_rank as i64))])?;
         let flat = flat_indices(tape, indices)?;
         let sum = add_rows(tape, x, &flat, &depth, &matrix)?;
@@ -148,7 +148,7 @@ pub(super) fn gather_nd(tape: &mut Tape<'_, '_, '_>, visit: &Visit<'_>) -> Resul
     // Row-major place of each index: Σ index · stride, after counting negative ones from the front.
     let mut strides = vec![tape.ints(&[1])];
     for axis in (0..width).rev() {
-        let extent = tape.extent(x, axis)?;
+        let extent = tape.extent(x, axis as i64)?;
         let stride = strides[strides.len() - 1].clone();
         strides.push(tape.op("Mul", &[&stride, &extent], &[])?);
     }

@@ -29,10 +29,9 @@ fn parts(facts: &Facts<'_, '_>, visit: &Visit<'_>) -> Option<usize> {
     if !split.dims.is_empty() {
         return Some(sizes.len());
     }
-    let dims = facts.dims(visit.input(0))?;
     let size = usize::try_from(*sizes.first()?).ok().filter(|&s| s > 0)?;
-    let axis = front(visit.node.int("axis").unwrap_or(0), dims.len());
-    Some(dims.get(axis)?.known()?.div_ceil(size))
+    let extent = facts.extent(visit.input(0), visit.node.int("axis").unwrap_or(0))?;
+    Some(extent.div_ceil(size))
 }
 
 pub(super) fn check_split(facts: &Facts<'_, '_>, visit: &Visit<'_>) -> Check {
