@@ -25,16 +25,8 @@ impl<'g, 's> Facts<'g, 's> {
         }
         match self.shapes.dims(edge) {
             Some(dims) => Some(dims.to_vec()),
-            None => match self.relayed(edge) {
-                Some(source) => self.dims(source),
-                None => self.constant(edge).map(|c| known(c.dims)),
-            },
+            None => self.constant(edge).map(|c| known(c.dims)),
         }
-    }
-
-    /// What an Identity repeats: overlays read weights through one, and it is not always covered by the shapes.
-    fn relayed(&self, edge: &str) -> Option<&'g str> {
-        self.index.producer(edge).filter(|n| n.is("Identity"))?.input(0)
     }
 
     pub(super) fn rank(&self, edge: &str) -> Option<usize> {
@@ -50,7 +42,7 @@ impl<'g, 's> Facts<'g, 's> {
     /// The element type of an edge, where it is known.
     pub(super) fn dtype(&self, edge: &str) -> Option<DType> {
         let found = self.graph.initializer(edge).map(|i| i.dtype()).or_else(|| self.shapes.dtype(edge));
-        found.filter(|d| d.0 != 0).or_else(|| self.dtype(self.relayed(edge)?))
+        found.filter(|d| d.0 != 0)
     }
 
     /// True unless the edge is known to hold something else than floats.

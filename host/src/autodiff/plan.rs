@@ -53,18 +53,19 @@ impl<'g> Plan<'g> {
     pub(super) fn new(facts: &Facts<'g, '_>, seeds: &[&str], wrt: &[&str]) -> Result<Self> {
         let nodes = facts.graph.nodes();
         let edges = edges(facts);
-        let find = |edge: &str, what: &str| -> Result<&'g str> {
-            match edges.get(edge) {
-                Some(&found) => Ok(found),
-                None => {
-                    Err(Error::new(&codes::GRADIENT_EDGE, format!("{what} `{edge}`, which the graph does not have")))
-                }
-            }
+        let inputs = facts.graph.inputs();
+        // An input that nobody reads is an edge on which nothing depends.
+        let find = |edge: &str, what: &str| match edges.get(edge) {
+            Some(&found) => Ok(Some(found)),
+            None if inputs.iter().any(|i| i.name == edge) => Ok(None),
+            None => Err(Error::new(&codes::GRADIENT_EDGE, format!("{what} `{edge}`, which the graph does not have"))),
         };
         // From the variables on: which edges depend on them, and through which edge they first do.
         let mut dependent: HashMap<&str, Option<&str>> = HashMap::new();
         for edge in wrt {
-            dependent.insert(find(edge, "a gradient was asked for with respect to")?, None);
+            if let Some(edge) = find(edge, "a gradient was asked for with respect to")? {
+                dependent.insert(edge, None);
+            }
         }
         let mut slots: Vec<Vec<usize>> = Vec::with_capacity(nodes.len());
         for node in nodes {
@@ -82,10 +83,8 @@ impl<'g> Plan<'g> {
         // From the seeds back.
         let mut needed: HashSet<&str> = HashSet::new();
         for edge in seeds {
-            let edge = find(edge, "a cotangent was given for")?;
-            if dependent.contains_key(edge) {
-                needed.insert(edge);
-            }
+            let found = find(edge, "a cotangent was given for")?;
+            needed.extend(found.filter(|edge| dependent.contains_key(edge)));
         }
         let mut refused = Vec::new();
         let mut visits = Vec::new();

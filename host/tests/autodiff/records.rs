@@ -8,16 +8,21 @@ use std::path::PathBuf;
 use engraft::anatomy::{Anatomy, Storage};
 use engraft::autodiff::check::Evaluate;
 use engraft::autodiff::{LossNodes, Seed, gradients, nll};
-use engraft::graph::{DType, Dim, Graph, Patch, Shapes, Slice};
+use engraft::graph::{DType, Dim, Graph, Patch, Shapes, Slice, dump};
 use engraft_plugin_api::Tensor;
 use safetensors::SafeTensors;
 
 use crate::kit::{Compiled, distance, floats};
 
-/// Exports that state the shapes of their edges, and those whose shapes must be inferred.
-const STATED: [&str; 3] = ["gpt2-dynamo-mask", "gpt2-dynamo-nomask", "gpt2-dynamo-sdpa"];
-const INFERRED: [&str; 4] =
-    ["gpt2-dynamo-raw", "gpt2-torchscript-mask", "gpt2-torchscript-nomask", "gpt2-torchscript-opset14"];
+const FIXTURES: [&str; 7] = [
+    "gpt2-dynamo-mask",
+    "gpt2-dynamo-nomask",
+    "gpt2-dynamo-raw",
+    "gpt2-dynamo-sdpa",
+    "gpt2-torchscript-mask",
+    "gpt2-torchscript-nomask",
+    "gpt2-torchscript-opset14",
+];
 const TOLERANCE: f64 = 1e-4;
 
 fn zoo() -> PathBuf {
@@ -123,20 +128,10 @@ fn oriented(tensor: &Tensor, storage: Storage, columns: Option<(usize, usize)>) 
 }
 
 #[test]
-fn exports_with_stated_shapes_have_the_gradients_that_pytorch_recorded() {
-    as_recorded(&STATED);
-}
-
-#[test]
-#[ignore = "needs inferred shapes of edges inside"]
-fn exports_without_shapes_have_the_gradients_that_pytorch_recorded() {
-    as_recorded(&INFERRED);
-}
-
-fn as_recorded(fixtures: &[&str]) {
+fn every_export_has_the_gradients_that_pytorch_recorded() {
     let records = records();
     let feeds = feeds(&records);
-    for &fixture in fixtures {
+    for fixture in FIXTURES {
         let model = model(fixture);
         let sites: Vec<(String, &str)> = model
             .anatomy
@@ -150,6 +145,8 @@ fn as_recorded(fixtures: &[&str]) {
         let (graph, loss, found) = differentiated(&model, &wrt);
         let gradient: BTreeMap<&str, &String> =
             wrt.iter().zip(&found).map(|(edge, g)| (*edge, g.as_ref().unwrap())).collect();
+        // No shape is left to be found out while the graph runs.
+        assert!(found.iter().flatten().count() == wrt.len() && !dump(&graph).contains("engraft.NonZero"), "{fixture}");
         for optimize in [true, false] {
             let compiled = Compiled::new(&graph, optimize).unwrap();
             let get = |edge: &str| compiled.run(&borrowed(&feeds), &[edge]).unwrap().remove(0);
@@ -176,22 +173,12 @@ fn as_recorded(fixtures: &[&str]) {
     }
 }
 
+/// The part from an edited site on: what lies before it is fed, and the gradient reads nothing of it.
 #[test]
 fn the_gradient_at_a_site_needs_nothing_before_the_site() {
-    from_a_site_on(&STATED);
-}
-
-#[test]
-#[ignore = "needs inferred shapes of edges inside"]
-fn the_gradient_at_a_site_needs_nothing_before_the_site_without_stated_shapes() {
-    from_a_site_on(&INFERRED);
-}
-
-/// The part from an edited site on: what lies before it is fed, and the gradient reads nothing of it.
-fn from_a_site_on(fixtures: &[&str]) {
     let records = records();
     let feeds = feeds(&records);
-    for &fixture in fixtures {
+    for fixture in FIXTURES {
         let model = model(fixture);
         let site = "blocks.1.mlp.out".parse().unwrap();
         let cut = model.anatomy.site(site).unwrap();

@@ -8,6 +8,7 @@ fn graph(opset: i64, build: impl Fn(&mut Patch<'_>) -> String) -> (Graph, Vec<Se
     let mut patch = Patch::new(&empty);
     patch.input("x", DType::F32, vec![Dim::symbol("n")]).unwrap();
     patch.input("w", DType::F32, vec![Dim::symbol("n")]).unwrap();
+    patch.input("unread", DType::F32, vec![]).unwrap();
     let out = build(&mut patch);
     patch.tap(&out, DType::F32).unwrap();
     (patch.apply().unwrap(), vec![Seed { edge: out, cotangent: "w".into() }])
@@ -66,8 +67,8 @@ fn conditions_shapes_and_integers_carry_no_gradient() {
     });
     let shapes = Shapes::infer(&graph).unwrap();
     let mut patch = Patch::new(&graph);
-    let found = gradients(&mut patch, &shapes, &seeds, &["x", "w"]).unwrap();
-    assert!(found[0].is_none());
+    let found = gradients(&mut patch, &shapes, &seeds, &["x", "w", "unread"]).unwrap();
+    assert!(found[0].is_none() && found[2].is_none());
     assert!(found[1].is_some());
 }
 

@@ -120,7 +120,6 @@ fn products() {
 /// Attention scores of keys that were transposed before, scaled, and a tied matrix read transposed: nothing is
 /// transposed twice and no weight is transposed for the gradient.
 #[test]
-#[ignore = "needs inferred shapes of edges inside"]
 fn products_of_transposed_operands() {
     let inputs = [("q", random(&[2, 2, 3, 4], 1)), ("k", random(&[2, 3, 2, 4], 2))];
     let build = |p: &mut Patch<'_>| {

@@ -45,23 +45,22 @@ pub(super) struct Repeated {
     inner: Vec<usize>,
 }
 
-/// Finds them, if the shapes tell. `out` is the output's shape and `others` are those of the other operands; either
-/// may be unknown.
+/// Finds them, if the shapes tell. `others` are the shapes of the other operands; only where they are not known is the
+/// output's shape believed, since shape inference takes extents that differ in name to be equal, and either may be 1.
 pub(super) fn repeated(x: &[Dim], out: Option<&[Dim]>, others: Option<&[Vec<Dim>]>) -> Option<Repeated> {
-    let widest = others.and_then(|o| o.iter().map(Vec::len).max()).map(|r| r.max(x.len()));
-    let rank = out.map(<[_]>::len).or(widest)?;
+    let widest = others.map(|o| o.iter().map(Vec::len).fold(x.len(), usize::max));
+    let rank = widest.or(out.map(<[_]>::len))?;
     let lead = rank.checked_sub(x.len())?;
-    let one = Dim::Known(1);
     let mut inner = Vec::new();
     for (i, extent) in x.iter().enumerate() {
-        let there = out.map(|o| &o[i + lead]);
         let from_end = x.len() - i;
-        let beside = |others: &[Vec<Dim>]| {
-            let mut aligned = others.iter().filter_map(|d| Some(&d[d.len().checked_sub(from_end)?]));
-            aligned.all(|d| *d == one || d == extent)
+        let like = |d: &Dim| *d == Dim::Known(1) || d == extent;
+        let whole = match others {
+            Some(others) => others.iter().filter_map(|d| Some(&d[d.len().checked_sub(from_end)?])).all(like),
+            None => out.is_some_and(|o| o[i + lead] == *extent),
         };
         match extent {
-            _ if there == Some(extent) || others.is_some_and(beside) => {}
+            _ if whole => {}
             Dim::Known(1) => inner.push(i + lead),
             Dim::Known(_) => {}
             Dim::Symbol(_) => return None,
