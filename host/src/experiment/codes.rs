@@ -42,4 +42,6 @@ codes! {
     Interrupted INTERRUPTED "interrupted" "The run was stopped on request between two cases. Every line of \
         `cases.jsonl` is whole, and the model is as it was before the run. Continue with `--resume` and the folder \
         of the run.";
+    Runtime ORDER "workbench-order" "The calls of a workbench came in another order than describe, open, start, edit. \
+        This is a defect of the program that drives it; please report it.";
 }

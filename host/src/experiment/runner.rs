@@ -274,7 +274,7 @@ impl Runner<'_> {
     }
 
     fn look(&self, record: usize) -> Result<Before> {
-        let (scorer, tokens) = (self.bench.scorer(), self.plan.settings.text);
+        let (scorer, tokens) = (self.bench.scorer()?, self.plan.settings.text);
         let record = &self.plan.dataset.records[record];
         let observation = observe(scorer, record)?;
         let text = match tokens {

@@ -45,7 +45,10 @@ pub trait Workbench {
     fn rollback(&mut self, patch: &str) -> Result<()>;
 
     /// The model as it is now.
-    fn scorer(&self) -> &dyn Scorer;
+    ///
+    /// # Errors
+    /// If no model is open.
+    fn scorer(&self) -> Result<&dyn Scorer>;
 }
 
 /// A method before any model is open.

@@ -23,6 +23,4 @@ codes! {
         not hold: the number of an addition or of a trial change is out of range.";
     Model EXPORT_TARGET "export-target" "A model cannot be exported to the place asked for: it is the base model's own \
         folder, or something is there already that is not an export.";
-    Config NO_CORPUS "corpus-missing" "A method asked for statistics of an activation, but the experiment names no \
-        corpus and the model folder names no default one. Set `[statistics] corpus`.";
 }

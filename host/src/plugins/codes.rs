@@ -47,4 +47,6 @@ codes! {
         "A parameter was given a value of another type than it takes, for example a string where a number belongs. `engraft plugins list` shows what each parameter takes.";
     Config PARAM_RANGE "param-range"
         "A parameter was given a value outside of its range or choice. The message names the range; `engraft plugins list` shows it with the default.";
+    Config NO_CORPUS "corpus-missing"
+        "A method asked for statistics of an activation, but the experiment names no corpus and the model folder names no default one. Set `[statistics] corpus` to a plain text file, one document a line.";
 }

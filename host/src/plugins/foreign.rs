@@ -87,7 +87,7 @@ pub(super) fn explain(plugin: &Path, call: &str, error: MethodError) -> Error {
         words += &format!(" [{name}: {value}]");
     }
     let (code, message) = match error.code.as_str() {
-        MethodError::CANCELLED => {
+        MethodError::CANCELLED | "host-interrupted" => {
             (&base::codes::INTERRUPTED, format!("the plugin {plugin} stopped in `{call}`, as it was asked to"))
         }
         PLUGIN_PANICKED => (&codes::PANICKED, format!("{plugin}: {words}")),

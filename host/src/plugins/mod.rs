@@ -7,6 +7,7 @@
 //! [`Registry::load`] takes a hash to insist on, and compares it before the library is opened. Libraries are never
 //! unloaded.
 
+mod access;
 pub mod codes;
 mod discover;
 mod elf;
@@ -16,6 +17,7 @@ pub mod params;
 mod registry;
 mod watchdog;
 
+pub use access::{Access, Deaf, Listener};
 pub use discover::SearchPath;
 pub use foreign::Method;
 pub use load::Library;

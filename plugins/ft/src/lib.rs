@@ -12,3 +12,5 @@ pub use constraint::clamp;
 pub use method::Ft;
 pub use objective::Objective;
 pub use params::FtParams;
+
+engraft_plugin_api::export_method!(Ft);

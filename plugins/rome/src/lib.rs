@@ -11,3 +11,5 @@ mod update;
 pub use method::Rome;
 pub use params::{Covariance, KeyPolicy, RomeParams};
 pub use update::{Association, rank_one};
+
+engraft_plugin_api::export_method!(Rome);

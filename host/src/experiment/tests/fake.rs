@@ -200,7 +200,7 @@ impl Workbench for Bench {
         Ok(())
     }
 
-    fn scorer(&self) -> &dyn Scorer {
-        &self.table
+    fn scorer(&self) -> Result<&dyn Scorer> {
+        Ok(&self.table)
     }
 }

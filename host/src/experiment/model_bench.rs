@@ -1,0 +1,199 @@
+//! The workbench of real runs: methods from libraries, on a [`Model`].
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use engraft_plugin_api::{Decoding, EditRequest, GenerateRequest, Level, Params};
+
+use super::codes;
+use super::settings::{MethodSettings, PluginRef, Settings};
+use super::workbench::{Described, Edit, Opened, Workbench};
+use crate::base::{Cancel, Error, Result, random};
+use crate::metrics::{Query, Scored, Scorer};
+use crate::model::{Continuation, Model, OpenOptions, Proposal};
+use crate::plugins::{Access, Library, Listener, Method, Registry, SearchPath};
+use crate::runtime::{Device, Notify, Runtime, RuntimeSettings, memory};
+use crate::weights::PatchId;
+
+/// Hears what methods say while an experiment runs: level, message.
+pub type Hear = Arc<dyn Fn(Level, &str) + Send + Sync>;
+
+/// Methods from libraries on an open model.
+pub struct ModelWorkbench {
+    registry: Registry,
+    libraries: Vec<Arc<Library>>,
+    cancel: Cancel,
+    notify: Notify,
+    hear: Hear,
+    open: Option<ModelScorer>,
+    method: Option<Method>,
+    corpus: Option<PathBuf>,
+    seed: u64,
+}
+
+impl ModelWorkbench {
+    /// A workbench that finds plugins on `search`, stops what it does when `cancel` is cancelled, and passes on what
+    /// the runtime and the methods say.
+    pub fn new(search: SearchPath, cancel: Cancel, notify: Notify, hear: Hear) -> Self {
+        Self {
+            registry: Registry::new(search),
+            libraries: Vec::new(),
+            cancel,
+            notify,
+            hear,
+            open: None,
+            method: None,
+            corpus: None,
+            seed: 0,
+        }
+    }
+
+    /// The model, once it is open.
+    pub fn model(&self) -> Option<&Model> {
+        self.open.as_ref().map(|s| &s.model)
+    }
+
+    fn scorer_or_refuse(&self) -> Result<&ModelScorer> {
+        self.open.as_ref().ok_or_else(|| Error::new(&codes::ORDER, "no model is open"))
+    }
+}
+
+impl Workbench for ModelWorkbench {
+    fn describe(&mut self, method: &MethodSettings) -> Result<Described> {
+        let name = match &method.plugin {
+            PluginRef::Name(name) => name.clone(),
+            PluginRef::Path(path) => path.to_string_lossy().into_owned(),
+        };
+        let library = self.registry.load(&name, Path::new("."), None)?;
+        let params = method.check(&library.descriptor().params)?;
+        let described = Described {
+            descriptor: library.descriptor().clone(),
+            params,
+            library: library.path().to_path_buf(),
+            hash: library.hash().to_string(),
+        };
+        self.libraries.push(library);
+        Ok(described)
+    }
+
+    fn open(&mut self, settings: &Settings) -> Result<Opened> {
+        let device: Device = settings.device.parse()?;
+        let runtime = Runtime::open(&RuntimeSettings::for_device(device), self.notify.clone())?;
+        let model = Model::open(&settings.model, &runtime, &OpenOptions { device, ..OpenOptions::default() })?;
+        model.tokenizer()?;
+        self.corpus.clone_from(&settings.corpus);
+        self.seed = settings.seed;
+        let opened = Opened {
+            hash: model.hash()?.to_string(),
+            device: device.to_string(),
+            runtime: runtime.description().to_string(),
+            scorer: "teacher forcing on the target's own tokens, prompt without special tokens".into(),
+            decoding: "greedy".into(),
+        };
+        self.open = Some(ModelScorer { model, cancel: self.cancel.clone() });
+        Ok(opened)
+    }
+
+    fn start(&mut self, index: usize, params: &Params) -> Result<()> {
+        let library = self.libraries.get(index).ok_or_else(|| {
+            Error::new(&codes::ORDER, format!("method {index} of {} was not described", self.libraries.len()))
+        })?;
+        self.method = Some(library.create(params.clone())?);
+        Ok(())
+    }
+
+    fn edit(&mut self, requests: &[EditRequest]) -> Result<Edit> {
+        let model = &self.scorer_or_refuse()?.model;
+        let method =
+            self.method.as_ref().ok_or_else(|| Error::new(&codes::ORDER, "no method was started before the edit"))?;
+        let descriptor = method.library().descriptor();
+        let ids: Vec<&str> =
+            std::iter::once(descriptor.name.as_str()).chain(requests.iter().map(|r| r.id.as_str())).collect();
+        let notes = Notes { said: Mutex::new(Vec::new()), hear: &self.hear };
+        let access = Access {
+            model,
+            corpus: self.corpus.clone(),
+            cancel: self.cancel.clone(),
+            seed: random::seed(self.seed, &ids),
+            listener: &notes,
+        };
+        let began = Instant::now();
+        let changes = method.edit(&access, requests)?;
+        let patch = model.commit(Proposal {
+            method: descriptor.name.clone(),
+            version: descriptor.version.clone(),
+            params: method.params().clone(),
+            requests: requests.to_vec(),
+            changes,
+        })?;
+        Ok(Edit {
+            patch: patch.to_string(),
+            seconds: began.elapsed().as_secs_f64(),
+            peak_bytes: memory::peak_bytes(),
+            notes: notes.said.into_inner().unwrap_or_else(|e| e.into_inner()),
+        })
+    }
+
+    fn rollback(&mut self, patch: &str) -> Result<()> {
+        let id: PatchId = patch.parse()?;
+        self.scorer_or_refuse()?.model.rollback(&id)
+    }
+
+    fn scorer(&self) -> Result<&dyn Scorer> {
+        self.scorer_or_refuse().map(|s| s as &dyn Scorer)
+    }
+}
+
+/// Keeps a method's warnings for the case and passes everything on.
+struct Notes<'h> {
+    said: Mutex<Vec<String>>,
+    hear: &'h Hear,
+}
+
+impl Listener for Notes<'_> {
+    fn log(&self, level: Level, message: &str) {
+        if level != Level::Debug {
+            self.said.lock().unwrap_or_else(|e| e.into_inner()).push(message.to_owned());
+        }
+        (self.hear)(level, message);
+    }
+
+    fn progress(&self, done: u64, total: u64, what: &str) {
+        (self.hear)(Level::Debug, &format!("{what}: {done} of {total}"));
+    }
+}
+
+/// A model as metrics see it.
+struct ModelScorer {
+    model: Model,
+    cancel: Cancel,
+}
+
+impl Scorer for ModelScorer {
+    fn score(&self, queries: &[Query]) -> Result<Vec<Scored>> {
+        self.cancel.check()?;
+        let tokenizer = self.model.tokenizer()?;
+        let encode = |q: &Query| {
+            let prompt = tokenizer.encode(&q.prompt)?.ids;
+            Ok(Continuation { prompt, tokens: tokenizer.encode(&q.continuation)?.ids })
+        };
+        let continuations = queries.iter().map(encode).collect::<Result<Vec<_>>>()?;
+        let scored = self.model.score(&continuations)?;
+        let one = |(c, s): (Continuation, crate::model::ScoredContinuation)| Scored {
+            tokens: c.tokens,
+            log_probs: s.log_probs,
+            predicted: s.predicted,
+        };
+        Ok(continuations.into_iter().zip(scored).map(one).collect())
+    }
+
+    fn generate(&self, prompts: &[String], max_new: usize) -> Result<Vec<String>> {
+        let tokenizer = self.model.tokenizer()?;
+        let rows = prompts.iter().map(|p| Ok(tokenizer.encode(p)?.ids)).collect::<Result<Vec<_>>>()?;
+        let stop = tokenizer.end_tokens().to_vec();
+        let request = GenerateRequest { rows, max_new, decoding: Decoding::Greedy, stop, under: Vec::new() };
+        let new = self.model.generate_until(&request, Some(&self.cancel))?;
+        new.iter().map(|ids| tokenizer.decode(ids)).collect()
+    }
+}
