@@ -3,6 +3,8 @@
 pub mod anatomy;
 pub mod autodiff;
 pub mod base;
+pub mod cli;
+pub mod codes;
 pub mod data;
 pub mod experiment;
 pub mod graph;

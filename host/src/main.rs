@@ -1,3 +1,7 @@
 //! The command line of engraft.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    engraft::cli::main()
+}

@@ -1,12 +1,13 @@
 //! Parameters between TOML and the values that a method takes.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use engraft_plugin_api::{Descriptor, ParamValue, Params};
 use toml::Value;
 
 use super::codes;
-use crate::base::{Error, Result};
+use crate::base::{Error, Result, atomic};
 
 /// Checks the table of a configuration against a method's declarations and fills in the defaults.
 ///
@@ -30,6 +31,30 @@ pub fn resolve(method: &Descriptor, given: &toml::Table) -> Result<Params> {
             None => out,
         }
     })
+}
+
+/// The parameters of a command line: those of a preset file, then `name=value` pairs. A value is TOML; a bare word is
+/// a text.
+///
+/// # Errors
+/// `file-read`, or `param-type` for what does not parse.
+pub fn of_command_line(preset: Option<&Path>, pairs: &[String]) -> Result<toml::Table> {
+    let mut table = toml::Table::new();
+    if let Some(path) = preset {
+        let bytes = atomic::read_bytes(path)?;
+        table = toml::from_str(&String::from_utf8_lossy(&bytes)).map_err(|e| {
+            Error::new(&codes::PARAM_TYPE, format!("the preset `{}` is not TOML", path.display())).because(e)
+        })?;
+    }
+    for pair in pairs {
+        let (name, text) = pair.split_once('=').ok_or_else(|| {
+            Error::new(&codes::PARAM_TYPE, format!("the parameter `{pair}` is not of the form name=value"))
+        })?;
+        let parsed = toml::from_str::<toml::Table>(&format!("v = {text}")).ok();
+        let value = parsed.and_then(|mut t| t.remove("v")).unwrap_or_else(|| Value::String(text.to_owned()));
+        table.insert(name.trim().to_owned(), value);
+    }
+    Ok(table)
 }
 
 /// The parameters as a table, for files that record what was run.

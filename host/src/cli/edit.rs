@@ -1,0 +1,148 @@
+//! `engraft edit`: one edit, with what the model says before and after.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use engraft_plugin_api::{Decoding, EditRequest, GenerateRequest, Level, Target};
+use serde::Serialize;
+
+use super::{ModelArgs, PluginPath, cancel_on_interrupt, out, shown};
+use crate::base::Result;
+use crate::model::{Continuation, Model, Proposal};
+use crate::plugins::{Access, Listener, params};
+
+/// Make one edit and show what the model says before and after. The model's files are not touched; `--save` keeps
+/// the edit as a patch file.
+#[derive(Args)]
+#[command(
+    after_help = "Example: engraft edit examples/atlas/model --plugin rome --param layer=0 --param prefixes=fixed \
+    --prompt \"The birthplace of {} is\" --subject \"Ada Vorn\" --target Kelm --save edit.safetensors"
+)]
+pub(super) struct EditOne {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// The method: a name on the search path, or a path to a library.
+    #[arg(long)]
+    plugin: String,
+    #[command(flatten)]
+    path: PluginPath,
+    /// A parameter of the method, as `name=value`; may be given several times.
+    #[arg(long = "param", value_name = "NAME=VALUE")]
+    params: Vec<String>,
+    /// A TOML file of parameters; `--param` goes before it.
+    #[arg(long, value_name = "FILE")]
+    preset: Option<PathBuf>,
+    /// The prompt, with `{}` where the subject stands.
+    #[arg(long)]
+    prompt: String,
+    /// The subject.
+    #[arg(long)]
+    subject: Option<String>,
+    /// What the model should say after the prompt.
+    #[arg(long)]
+    target: String,
+    /// What it says now, for methods that ask.
+    #[arg(long)]
+    old: Option<String>,
+    /// The text that statistics are gathered from, where the method needs them.
+    #[arg(long, value_name = "FILE")]
+    corpus: Option<PathBuf>,
+    /// Seeds the method's random streams.
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// Write the edit to a patch file.
+    #[arg(long, value_name = "FILE")]
+    save: Option<PathBuf>,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Serialize)]
+struct Report {
+    patch: String,
+    prompt: String,
+    target: String,
+    seconds: f64,
+    before: Said,
+    after: Said,
+}
+
+#[derive(Serialize)]
+struct Said {
+    text: String,
+    target_probability: f64,
+}
+
+/// Passes on what a method says.
+struct Voice;
+
+impl Listener for Voice {
+    fn log(&self, level: Level, message: &str) {
+        if level != Level::Debug {
+            out::note(message);
+        }
+    }
+
+    fn progress(&self, _: u64, _: u64, _: &str) {}
+}
+
+impl EditOne {
+    pub(super) fn run(&self) -> Result<()> {
+        let library = self.path.registry().load(&self.plugin, Path::new("."), None)?;
+        let given = params::of_command_line(self.preset.as_deref(), &self.params)?;
+        let method = library.create(library.configure(&given)?)?;
+        let request = EditRequest {
+            id: "edit".into(),
+            prompt: self.prompt.clone(),
+            subject: self.subject.clone(),
+            target: Target { new: self.target.clone(), old: self.old.clone() },
+        };
+        let prompt = request.filled()?;
+        let cancel = cancel_on_interrupt();
+        let model = self.model.open()?;
+        let before = self.listen(&model, &prompt)?;
+        let access = Access { corpus: self.corpus.clone(), listener: &Voice, ..Access::new(&model, cancel, self.seed) };
+        let began = std::time::Instant::now();
+        let changes = method.edit(&access, std::slice::from_ref(&request))?;
+        let id = model.commit(Proposal {
+            method: library.descriptor().name.clone(),
+            version: library.descriptor().version.clone(),
+            params: method.params().clone(),
+            requests: vec![request],
+            changes,
+        })?;
+        let seconds = began.elapsed().as_secs_f64();
+        let after = self.listen(&model, &prompt)?;
+        if let (Some(path), Some((_, patch))) = (&self.save, model.patches().last()) {
+            patch.save(path)?;
+        }
+        if self.json {
+            let target = self.target.clone();
+            return out::json(&Report { patch: id.to_string(), prompt, target, seconds, before, after });
+        }
+        for (when, said) in [("before", before), ("after", after)] {
+            out::line(format_args!(
+                "{when:<7} p(\"{}\") = {:.4}  {prompt}{}",
+                self.target, said.target_probability, said.text
+            ))?;
+        }
+        let kept = self.save.as_deref().map_or(String::new(), |path| format!(", saved to {}", shown(path)));
+        out::line(format_args!("patch {id} of {} in {seconds:.3} s{kept}", library.descriptor().name))
+    }
+
+    /// What the model writes after the prompt, and how probable the target is there.
+    fn listen(&self, model: &Model, prompt: &str) -> Result<Said> {
+        let tokenizer = model.tokenizer()?;
+        let row = tokenizer.encode(prompt)?.ids;
+        let spaced = if self.target.starts_with(' ') { self.target.clone() } else { format!(" {}", self.target) };
+        let tokens = tokenizer.encode(&spaced)?.ids;
+        let scored = model.score(&[Continuation { prompt: row.clone(), tokens }])?;
+        let log: f64 = scored[0].log_probs.iter().map(|&p| f64::from(p)).sum();
+        let stop = tokenizer.end_tokens().to_vec();
+        let request =
+            GenerateRequest { rows: vec![row], max_new: 12, decoding: Decoding::Greedy, stop, under: Vec::new() };
+        let text = tokenizer.decode(&model.generate(&request)?.remove(0))?;
+        Ok(Said { text, target_probability: log.exp() })
+    }
+}

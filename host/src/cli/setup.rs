@@ -1,0 +1,24 @@
+//! `engraft setup`: gets ONNX Runtime ahead of time.
+
+use clap::Args;
+
+use super::{notify, out};
+use crate::base::Result;
+use crate::runtime::provision::{self, Build, Surroundings};
+
+/// Get ONNX Runtime ahead of time, so that no later command needs the network.
+#[derive(Args)]
+#[command(after_help = "Example: engraft setup --cuda")]
+pub(super) struct Setup {
+    /// The build for NVIDIA GPUs.
+    #[arg(long)]
+    cuda: bool,
+}
+
+impl Setup {
+    pub(super) fn run(&self) -> Result<()> {
+        let build = if self.cuda { Build::Cuda } else { Build::Cpu };
+        let library = provision::provide(None, build, &Surroundings::of_process(), &*notify())?;
+        out::line(library.display())
+    }
+}
