@@ -25,7 +25,7 @@ impl Export {
     pub(super) fn run(&self) -> Result<()> {
         let model = self.model.open()?;
         apply(&model, &self.patches)?;
-        // model.export(&self.out)?;
+        model.export(&self.out)?;
         out::line(shown(&self.out))
     }
 }

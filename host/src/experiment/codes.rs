@@ -39,9 +39,6 @@ codes! {
         engraft. Restore the file, or start a new run.";
     Runtime RUN_BUSY "run-busy" "Another process is writing to this run's folder. Two writers would record cases \
         twice. Wait for the other one to end, or stop it, and try again.";
-    Interrupted INTERRUPTED "interrupted" "The run was stopped on request between two cases. Every line of \
-        `cases.jsonl` is whole, and the model is as it was before the run. Continue with `--resume` and the folder \
-        of the run.";
     Runtime ORDER "workbench-order" "The calls of a workbench came in another order than describe, open, start, edit. \
         This is a defect of the program that drives it; please report it.";
 }

@@ -7,12 +7,12 @@ use std::time::SystemTime;
 
 use engraft_plugin_api::EditRequest;
 
+use super::clock;
 use super::config::Mode;
 use super::events::Event;
 use super::folder::Folder;
 use super::plan::Plan;
 use super::workbench::{Edit, Workbench};
-use super::{clock, codes};
 use crate::base::{Class, Error, Result};
 use crate::metrics::{Observation, Scores, observe, write};
 use crate::report::{CaseLine, Failure, Manifest, MethodSummary, RequestLine, Stage, Summary, TextPair, markdown};
@@ -356,8 +356,11 @@ impl Runner<'_> {
 
     fn interrupted(&self) -> Error {
         let folder = self.folder.path().display();
-        Error::new(&codes::INTERRUPTED, format!("stopped on request; `{folder}` holds {} lines", self.lines.len()))
-            .help(format!("continue with `--resume {folder}`"))
+        Error::new(
+            &crate::base::codes::INTERRUPTED,
+            format!("stopped on request; `{folder}` holds {} lines", self.lines.len()),
+        )
+        .help(format!("continue with `--resume {folder}`"))
     }
 
     fn blank(&self, method: usize, stage: Stage, record: usize) -> CaseLine {

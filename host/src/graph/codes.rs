@@ -28,4 +28,6 @@ codes! {
         that supplies graph parts; please report it with the message.";
     Runtime MODEL_WRITE "model-write" "A model could not be written: the folder does not exist or is not writable, or \
         the disk is full. Files that were there before are as they were.";
+    Usage EXPORT_EXISTS "export-exists" "A model is to be exported to a place where something is already. An export \
+        never overwrites: name a folder that does not exist, or an empty one.";
 }

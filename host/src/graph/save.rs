@@ -1,12 +1,22 @@
 //! Writing a graph back as an ONNX model.
 
+use std::path::Path;
+
 use onnx_protobuf::Message;
 
 use super::codes;
 use super::container::Graph;
-use crate::base::{Error, Result};
+use crate::base::{Error, Result, atomic};
 
 impl Graph {
+    /// Writes the .onnx file, whole or not at all; external data is not written.
+    ///
+    /// # Errors
+    /// `model-write`, `file-write` or `disk-full`
+    pub fn save(&self, path: &Path) -> Result<()> {
+        atomic::write_bytes(path, &self.to_bytes()?)
+    }
+
     /// The model as the bytes of an .onnx file; external tensors stay external.
     ///
     /// # Errors

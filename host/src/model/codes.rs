@@ -10,8 +10,6 @@ codes! {
         or the context prefixes.";
     Plugin TOKEN_OUTSIDE "token-outside" "A token id is not below the number of rows of the embedding. The runtime may \
         read beyond the table for such an id, so it is refused first. A tokenizer of another model is the usual cause.";
-    Model NO_TOKENIZER "tokenizer-missing" "The model folder holds no `tokenizer.json`, and text was given. Copy the \
-        tokenizer that belongs to the model into its folder.";
     Runtime NO_EFFECT "edit-no-effect" "The changes were applied, but the model's probe logits are the same to the bit: \
         the edit did not reach the running model. It was taken back. A change so small that it is lost in rounding, \
         or a delta of zeros, is the usual cause.";
@@ -22,5 +20,5 @@ codes! {
     Plugin TRIAL_UNKNOWN "gradient-variable" "A gradient was asked for with respect to something that the request does \
         not hold: the number of an addition or of a trial change is out of range.";
     Model EXPORT_TARGET "export-target" "A model cannot be exported to the place asked for: it is the base model's own \
-        folder, or something is there already that is not an export.";
+        folder. Name a folder of its own.";
 }

@@ -58,13 +58,19 @@ type Slot<V> = Arc<OnceLock<Arc<V>>>;
 
 /// What was built, by key, with the time of its last use.
 struct Shelf<K, V> {
-    slots: Mutex<(u64, HashMap<K, (u64, Slot<V>)>)>,
+    slots: Mutex<Slots<K, V>>,
     building: Mutex<()>,
+}
+
+/// A clock that counts uses, and by key the time of the last use.
+struct Slots<K, V> {
+    clock: u64,
+    by_key: HashMap<K, (u64, Slot<V>)>,
 }
 
 impl<K, V> Default for Shelf<K, V> {
     fn default() -> Self {
-        Self { slots: Mutex::new((0, HashMap::new())), building: Mutex::new(()) }
+        Self { slots: Mutex::new(Slots { clock: 0, by_key: HashMap::new() }), building: Mutex::new(()) }
     }
 }
 
@@ -72,7 +78,7 @@ impl<K: Clone + Eq + StdHash, V> Shelf<K, V> {
     fn get(&self, key: &K, build: impl FnOnce() -> Result<V>) -> Result<Arc<V>> {
         let slot = {
             let mut guard = self.slots.lock().unwrap_or_else(|e| e.into_inner());
-            let (clock, slots) = &mut *guard;
+            let Slots { clock, by_key: slots } = &mut *guard;
             *clock += 1;
             let now = *clock;
             if slots.len() >= KEPT && !slots.contains_key(key) {

@@ -46,7 +46,8 @@ impl Model {
             let Some(sum) = state.overlay.dense_sum(weight, place.shape) else { continue };
             let stored = feed::to_stored(&sum, place, self.graph());
             // Weights packed into one tensor share its copy.
-            let found = edited.iter_mut().find(|(p, _, _)| p.initializer == place.initializer && p.reader == place.reader);
+            let found =
+                edited.iter_mut().find(|(p, _, _)| p.initializer == place.initializer && p.reader == place.reader);
             if let Some((_, _, total)) = found {
                 for (t, s) in total.iter_mut().zip(stored) {
                     *t += s;

@@ -86,9 +86,12 @@ impl Prefixes {
 #[derive(Default)]
 struct Loss<'a> {
     nll: Vec<(usize, Place, u32, f32)>,
-    kl: [Vec<(usize, Place, &'a [f32], f32)>; 2],
-    seeds: Vec<(Site, Vec<(usize, Place, &'a [f32], f32)>)>,
+    kl: [Vec<VectorTerm<'a>>; 2],
+    seeds: Vec<(Site, Vec<VectorTerm<'a>>)>,
 }
+
+/// The number of a term in the request, its place, its vector and its weight.
+type VectorTerm<'a> = (usize, Place, &'a [f32], f32);
 
 impl<'a> Loss<'a> {
     fn of(terms: &'a [Term]) -> Self {

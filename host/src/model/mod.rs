@@ -13,7 +13,7 @@ mod batch;
 pub mod codes;
 mod compile;
 mod edit;
-// mod export;
+mod export;
 mod feed;
 mod generate;
 mod gradient;

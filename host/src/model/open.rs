@@ -143,7 +143,7 @@ impl Model {
     pub fn tokenizer(&self) -> Result<&Tokenizer> {
         self.tokenizer.as_ref().ok_or_else(|| {
             let text = format!("`{}` holds no tokenizer.json", self.folder.display());
-            Error::new(&codes::NO_TOKENIZER, text)
+            Error::new(&crate::runtime::codes::TOKENIZER_MISSING, text)
         })
     }
 

@@ -245,6 +245,36 @@ fn rolling_back_one_of_many_is_never_having_made_it() {
 }
 
 #[test]
+fn an_exported_model_is_the_patched_one_and_the_base_is_untouched() {
+    let rows = Records::open().rows();
+    for export in ["dynamo-raw", "torchscript-nomask", "torchscript-opset14"] {
+        let base = zoo().join(format!("gpt2-{export}"));
+        let bytes = || -> Vec<Vec<u8>> {
+            let mut files: Vec<PathBuf> = std::fs::read_dir(&base).unwrap().map(|e| e.unwrap().path()).collect();
+            files.sort();
+            files.iter().map(|f| std::fs::read(f).unwrap()).collect()
+        };
+        let before = bytes();
+        let model = model(export);
+        let unembedding = model.weight(WeightRef::Unembedding).unwrap();
+        for weight in EDITABLE.into_iter().filter(|w| *w != WeightRef::Unembedding) {
+            model.commit(proposal(vec![low_rank(&model, weight, 0.1)])).unwrap();
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let target = folder.path().join("edited");
+        model.export(&target).unwrap();
+        assert_eq!(model.export(&target).unwrap_err().code().id, "export-exists");
+        let exported = Model::open(&target, &runtime::for_tests(), &OpenOptions::default()).unwrap();
+        let found = difference(&logits(&exported, &rows, Vec::new()), &logits(&model, &rows, Vec::new()));
+        assert!(found < 1e-4, "{export}: {found}");
+        // The embedding was edited; the unembedding that shares its tensor was not.
+        assert_eq!(exported.weight(WeightRef::Unembedding).unwrap(), unembedding, "{export}");
+        assert_eq!(before, bytes(), "{export}");
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "{export}");
+    }
+}
+
+#[test]
 fn gradients_of_trial_changes_agree_with_differences() {
     let rows = Records::open().rows();
     let model = model("torchscript-mask");
