@@ -1,3 +1,6 @@
 //! The one integration binary: everything that needs plugins, a model or the whole host.
 
+mod atlas;
+mod laws;
 mod plugins;
+mod tidy;
