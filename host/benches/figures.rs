@@ -1,0 +1,282 @@
+//! The figures of BENCHMARKS.md, as ratios within one run.
+//!
+//! `cargo build --release --workspace && cargo bench -p engraft [-- edit | step | forward | memory]`. With
+//! `ENGRAFT_BENCH_MODEL` naming a GPT-2-small-shaped model (`examples/bench/make_gpt2_small.py` makes one), the larger
+//! figures are measured too.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+
+use engraft::base::Cancel;
+use engraft::data::{self, DataKind};
+use engraft::graph::Graph;
+use engraft::model::{Model, OpenOptions, Proposal};
+use engraft::plugins::{Access, Method, Registry, SearchPath};
+use engraft::runtime::{Program, ProgramOptions, Runtime, RuntimeSettings, Value, memory, silent};
+use engraft_plugin_api::{
+    BlockSite, Change, Delta, EditRequest, GradientRequest, Params, Place, Poke, Role, RunRequest, Site, Tap, Target,
+    Tensor, Term, WeightRef, Wrt,
+};
+
+type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
+
+fn main() -> Outcome<()> {
+    let wanted: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with('-')).collect();
+    let chosen = |name: &str| wanted.is_empty() || wanted.iter().any(|w| w == name);
+    if let Some(what) = wanted.iter().find_map(|w| w.strip_prefix("child-")) {
+        return child(what);
+    }
+    let runtime = Runtime::open(&RuntimeSettings::default(), silent())?;
+    println!("ONNX Runtime: {}", runtime.description());
+    if chosen("edit") {
+        edit(&runtime)?;
+    }
+    if let Some(large) = large() {
+        if chosen("step") {
+            step(&runtime, &large)?;
+        }
+        if chosen("forward") {
+            forward(&runtime, &large)?;
+        }
+        if chosen("memory") {
+            memory_of_three()?;
+        }
+    } else {
+        println!("ENGRAFT_BENCH_MODEL is not set: the figures of the GPT-2-small-shaped model are left out");
+    }
+    Ok(())
+}
+
+fn large() -> Option<PathBuf> {
+    std::env::var_os("ENGRAFT_BENCH_MODEL").map(PathBuf::from)
+}
+
+fn atlas() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/atlas")
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+fn seconds(mut what: impl FnMut() -> Outcome<()>) -> Outcome<f64> {
+    let began = Instant::now();
+    what()?;
+    Ok(began.elapsed().as_secs_f64())
+}
+
+/// ROME as it is shipped: the release build of the plugin, beside this benchmark's profile folder.
+fn rome(params: &str) -> Outcome<Method> {
+    let mut folder = std::env::current_exe()?;
+    folder.pop();
+    let search = SearchPath::new([folder.clone(), folder.join("..")]);
+    let library = Registry::new(search).load("rome", Path::new("."), None)?;
+    Ok(library.create(library.configure(&params.parse()?)?)?)
+}
+
+/// One ROME edit on atlas with the bare prompt and 5 prefixes, 20 steps; and with the shipped preset.
+fn edit(runtime: &Runtime) -> Outcome<()> {
+    let model = Model::open(&atlas().join("model"), runtime, &OpenOptions::default())?;
+    let requests: Vec<EditRequest> =
+        data::load(DataKind::CounterFact, &atlas().join("counterfact_train.json"), Some(30))?
+            .records
+            .into_iter()
+            .map(|r| r.request)
+            .collect();
+    let prefixes: Vec<String> = model.facts()?.prefixes.into_iter().take(5).map(|p| format!("{p:?}")).collect();
+    let six = format!("prefixes = 'fixed'\nprefix_list = [{}]\n", prefixes.join(", "));
+    for (name, params) in [
+        ("6 templates, all 20 steps, layer 0", format!("layer = 0\nearly_stop_loss = 0.0\n{six}")),
+        ("6 templates, all 20 steps, layer 1", format!("layer = 1\nearly_stop_loss = 0.0\n{six}")),
+        ("6 templates, early stop, layer 0", format!("layer = 0\n{six}")),
+        ("11 templates (the preset), layer 0", "layer = 0\nprefixes = 'fixed'".to_owned()),
+    ] {
+        let method = rome(&params)?;
+        let mut one = |request: &EditRequest| -> Outcome<f64> {
+            let access = Access::new(&model, Cancel::new(), 0);
+            seconds(|| method.edit(&access, std::slice::from_ref(request)).map(drop).map_err(Into::into))
+        };
+        one(&requests[0])?;
+        let times = requests.iter().map(&mut one).collect::<Outcome<Vec<_>>>()?;
+        println!("one ROME edit on atlas, {name}: {:.3} s (median of {})", median(times), requests.len());
+    }
+    let Some(large) = large() else { return Ok(()) };
+    let model = Model::open(&large, runtime, &OpenOptions::default())?;
+    let long = |i: usize| format!("{:?}", format!("{} {{}}", "ab cd efg".repeat(2 + i % 2)));
+    let list: Vec<String> = (0..10).map(long).collect();
+    let params = format!(
+        "layer = 5\ncovariance = 'none'\nearly_stop_loss = 0.0\nprefixes = 'fixed'\nprefix_list = [{}]",
+        list.join(", ")
+    );
+    let method = rome(&params)?;
+    let target = Target { new: "xyz".into(), old: None };
+    let request = EditRequest { id: "1".into(), prompt: "The {} is".into(), subject: Some("abc def".into()), target };
+    let access = Access::new(&model, Cancel::new(), 0);
+    let tokens = model.tokenizer()?.encode(&format!("{} The abc def is", "ab cd efg".repeat(2)))?.ids.len();
+    let one = || seconds(|| method.edit(&access, std::slice::from_ref(&request)).map(drop).map_err(Into::into));
+    one()?;
+    let times = vec![one()?, one()?, one()?];
+    println!(
+        "one ROME edit on the large model, 11 templates of about {tokens} tokens, 20 steps: {:.2} s",
+        median(times)
+    );
+    Ok(())
+}
+
+fn rows(n: usize, length: usize, vocab: usize) -> Vec<Vec<u32>> {
+    (0..n).map(|r| (0..length).map(|i| ((r * 7919 + i * 104_729) % vocab) as u32).collect()).collect()
+}
+
+/// A gradient step from the middle layer against the plain forward pass of the same rows.
+fn step(runtime: &Runtime, large: &Path) -> Outcome<()> {
+    let model = Model::open(large, runtime, &OpenOptions::default())?;
+    let (vocab, layers, width) = (model.anatomy().vocab, model.anatomy().layers, model.anatomy().d_model);
+    let rows = rows(12, 35, vocab);
+    let site = Site::Block(layers / 2, BlockSite::MlpProj);
+    let place = |row, pos| Place { row, pos };
+    let places: Vec<Place> = (0..12).map(|row| place(row, 30)).collect();
+    let terms = (0..12)
+        .flat_map(|row| [33, 34].map(|pos| Term::Nll { place: place(row, pos), token: 17, weight: 1.0 / 24.0 }))
+        .collect();
+    let mut request = GradientRequest {
+        rows: rows.clone(),
+        adds: vec![Poke { site, places, values: Tensor::zeros([1, width]) }],
+        terms,
+        wrt: vec![Wrt::Add(0)],
+        ..GradientRequest::default()
+    };
+    let taps = vec![Tap { site: Site::Logits, places: None }];
+    let whole = RunRequest { rows: rows.clone(), taps, ..RunRequest::default() };
+    let (mut steps, mut passes) = (Vec::new(), Vec::new());
+    for i in 0..9 {
+        request.adds[0].values = Tensor::f32([1, width], vec![1e-3 * i as f32; width])?;
+        steps.push(seconds(|| model.gradient(&request).map(drop).map_err(Into::into))?);
+        passes.push(seconds(|| model.run(&whole).map(drop).map_err(Into::into))?);
+    }
+    let (step, pass) = (median(steps.split_off(1)), median(passes.split_off(1)));
+    println!(
+        "gradient step from layer {}: {step:.3} s, forward pass {pass:.3} s, ratio {:.2}",
+        layers / 2,
+        step / pass
+    );
+    Ok(())
+}
+
+fn plain(runtime: &Runtime, large: &Path) -> Outcome<Program> {
+    let path = Graph::find(large)?;
+    let folder = path.parent().unwrap_or(Path::new(".")).to_owned();
+    let options = ProgramOptions { prepack: true, ..ProgramOptions::default() };
+    Ok(Program::compile(runtime, &std::fs::read(&path)?, &folder, &options)?)
+}
+
+fn feed(program: &Program, rows: &[Vec<u32>]) -> Outcome<Vec<(String, Value)>> {
+    let shape = [rows.len(), rows[0].len()];
+    let of = |f: &dyn Fn(usize, u32) -> i64| {
+        Value::i64(&shape, rows.iter().flat_map(|r| r.iter().enumerate().map(|(i, &t)| f(i, t))).collect())
+    };
+    let mut feeds = Vec::new();
+    for port in program.inputs() {
+        let value = match port.name.as_str() {
+            "input_ids" => of(&|_, t| i64::from(t))?,
+            "attention_mask" => of(&|_, _| 1)?,
+            _ => of(&|i, _| i as i64)?,
+        };
+        feeds.push((port.name.clone(), value));
+    }
+    Ok(feeds)
+}
+
+fn rank_one(model: &Model) -> Outcome<Vec<Change>> {
+    let weight = WeightRef::Block(model.anatomy().layers / 2, Role::MlpOut);
+    let [inputs, outputs] = model.anatomy().weight(weight)?.shape;
+    let delta = Delta::LowRank {
+        left: Tensor::f32([inputs, 1], vec![1e-3; inputs])?,
+        right: Tensor::f32([1, outputs], vec![1e-2; outputs])?,
+    };
+    Ok(vec![Change::Weight { weight, delta }])
+}
+
+/// All logits of four rows of 35 tokens: ours without and with a patch, against the runtime's defaults.
+fn forward(runtime: &Runtime, large: &Path) -> Outcome<()> {
+    let model = Model::open(large, runtime, &OpenOptions::default())?;
+    let patched = Model::open(large, runtime, &OpenOptions::default())?;
+    let (method, version) = ("bench".to_owned(), "1".to_owned());
+    let changes = rank_one(&patched)?;
+    patched.commit(Proposal { method, version, params: Params::default(), requests: Vec::new(), changes })?;
+    let program = plain(runtime, large)?;
+    let rows = rows(4, 35, model.anatomy().vocab);
+    let feeds = feed(&program, &rows)?;
+    let feeds: Vec<(&str, &Value)> = feeds.iter().map(|(n, v)| (n.as_str(), v)).collect();
+    let fetch: Vec<String> = program.outputs().iter().map(|p| p.name.clone()).collect();
+    let fetch: Vec<&str> = fetch.iter().map(String::as_str).collect();
+    let taps = vec![Tap { site: Site::Logits, places: None }];
+    let all = RunRequest { rows: rows.clone(), taps, ..RunRequest::default() };
+    let logits = (0..4).map(|row| Place { row, pos: 34 }).collect();
+    let last = RunRequest { rows, logits, ..RunRequest::default() };
+    let mut times = vec![Vec::new(); 4];
+    for _ in 0..13 {
+        times[0].push(seconds(|| program.run(&feeds, &fetch).map(drop).map_err(Into::into))?);
+        times[1].push(seconds(|| model.run(&all).map(drop).map_err(Into::into))?);
+        times[2].push(seconds(|| patched.run(&all).map(drop).map_err(Into::into))?);
+        times[3].push(seconds(|| model.run(&last).map(drop).map_err(Into::into))?);
+    }
+    let ratio = |i: usize| median(times[i][1..].iter().zip(&times[0][1..]).map(|(a, b)| a / b).collect());
+    println!(
+        "forward pass, 4 x 35, plain session {:.3} s; all logits without patch {:.3}x, with a rank-1 patch {:.3}x; \
+         logits of the last positions only {:.3}x",
+        median(times[0].clone()),
+        ratio(1),
+        ratio(2),
+        ratio(3)
+    );
+    Ok(())
+}
+
+/// RssAnon with three programs against one session of the runtime's defaults, each in a process of its own.
+fn memory_of_three() -> Outcome<()> {
+    let measure = |what: &str| -> Outcome<f64> {
+        let out = std::process::Command::new(std::env::current_exe()?).arg(format!("child-{what}")).output()?;
+        let text = String::from_utf8_lossy(&out.stdout).into_owned();
+        text.trim().parse().map_err(|_| format!("the child said {text:?}").into())
+    };
+    let (one, three) = (measure("default")?, measure("three")?);
+    println!("RssAnon: one default session {one:.0} MB, three programs {three:.0} MB, ratio {:.2}", three / one);
+    Ok(())
+}
+
+fn child(what: &str) -> Outcome<()> {
+    let large = large().ok_or("ENGRAFT_BENCH_MODEL is not set")?;
+    let runtime = Runtime::open(&RuntimeSettings::default(), silent())?;
+    let keep: Box<dyn std::any::Any> = if what == "default" {
+        let program = plain(&runtime, &large)?;
+        let feeds = feed(&program, &rows(4, 35, 50_000))?;
+        let feeds: Vec<(&str, &Value)> = feeds.iter().map(|(n, v)| (n.as_str(), v)).collect();
+        let fetch = program.outputs()[0].name.clone();
+        program.run(&feeds, &[&fetch])?;
+        Box::new(program)
+    } else {
+        let model = Arc::new(Model::open(&large, &runtime, &OpenOptions::default())?);
+        let rows = rows(4, 35, model.anatomy().vocab);
+        let logits: Vec<Place> = (0..4).map(|row| Place { row, pos: 34 }).collect();
+        model.run(&RunRequest { rows: rows.clone(), logits: logits.clone(), ..RunRequest::default() })?;
+        let site = Site::Block(5, BlockSite::MlpPost);
+        let taps = vec![Tap { site, places: None }];
+        model.run(&RunRequest { rows: rows.clone(), taps, ..RunRequest::default() })?;
+        let site = Site::Block(5, BlockSite::MlpProj);
+        let values = Tensor::zeros([1, model.anatomy().d_model]);
+        let terms = logits.iter().map(|&place| Term::Nll { place, token: 17, weight: 0.25 }).collect();
+        model.gradient(&GradientRequest {
+            rows,
+            adds: vec![Poke { site, places: logits, values }],
+            terms,
+            wrt: vec![Wrt::Add(0)],
+            ..GradientRequest::default()
+        })?;
+        Box::new(model)
+    };
+    println!("{}", memory::anonymous_bytes().unwrap_or(0) as f64 / 1e6);
+    drop(keep);
+    Ok(())
+}
