@@ -2,17 +2,19 @@
 
 use std::collections::BTreeMap;
 
-use super::super::{DType, Dim, Graph, Shapes};
-use super::{ZOO, code, load_changed, zoo};
+use onnx_protobuf::Message;
+
+use super::super::{Dim, Graph, Shapes};
+use super::{ZOO, code, load_changed, message, zoo};
 use crate::anatomy::Anatomy;
 
-/// An extent of a run of `[batch, sequence]`: a sum of products of these and numbers.
+/// An extent in a run of these sizes: a sum of products of them and numbers.
 fn evaluate(dim: &Dim, sizes: &BTreeMap<&str, usize>) -> Option<usize> {
+    let term =
+        |t: &str| -> Option<usize> { t.split('*').map(|f| f.parse().ok().or_else(|| sizes.get(f).copied())).product() };
     match dim {
         Dim::Known(n) => Some(*n),
-        Dim::Symbol(name) => {
-            name.split('*').map(|f| f.parse().ok().or_else(|| sizes.get(f).copied())).product::<Option<usize>>()
-        }
+        Dim::Symbol(name) => name.split(" + ").map(term).sum(),
     }
 }
 
@@ -38,7 +40,7 @@ fn every_float_edge_has_a_rank_and_extents_of_the_inputs() {
 fn sites_have_the_shapes_that_were_recorded() {
     let bytes = std::fs::read(zoo("x").parent().unwrap().join("gpt2.safetensors")).unwrap();
     let records = safetensors::SafeTensors::deserialize(&bytes).unwrap();
-    let ids = records.tensor("input_ids").unwrap().shape().to_vec();
+    let ids = records.tensor("ids").unwrap().shape().to_vec();
     let sizes = BTreeMap::from([("batch", ids[0]), ("sequence", ids[1])]);
     for name in ZOO {
         let graph = Graph::load(&zoo(name)).unwrap();
@@ -58,16 +60,19 @@ fn sites_have_the_shapes_that_were_recorded() {
 }
 
 #[test]
-fn the_graph_without_statements_has_the_same_shapes() {
-    let folder = tempfile::tempdir().unwrap();
-    std::fs::copy(zoo("dynamo-mask").join("model.onnx.data"), folder.path().join("model.onnx.data")).unwrap();
-    let stated = Graph::load(&zoo("dynamo-mask")).unwrap();
-    let silent = load_changed(folder.path(), |m| m.graph.as_mut().unwrap().value_info.clear()).unwrap();
-    let (stated_shapes, silent_shapes) = (Shapes::infer(&stated).unwrap(), Shapes::infer(&silent).unwrap());
-    for node in stated.nodes() {
-        for edge in node.outputs() {
-            assert_eq!(stated_shapes.dims(edge), silent_shapes.dims(edge), "{edge}");
-            assert_eq!(stated_shapes.dtype(edge), silent_shapes.dtype(edge), "{edge}");
+fn graphs_without_statements_have_the_same_shapes() {
+    for name in ZOO {
+        let stated = Graph::load(&zoo(name)).unwrap();
+        let mut silent = message(name);
+        silent.graph.as_mut().unwrap().value_info.clear();
+        let path = zoo(name).join("model.onnx");
+        let silent = Graph::parse(&silent.write_to_bytes().unwrap(), &path).unwrap();
+        let (stated_shapes, silent_shapes) = (Shapes::infer(&stated).unwrap(), Shapes::infer(&silent).unwrap());
+        for node in stated.nodes().iter().filter(|n| !n.is("SplitToSequence")) {
+            for edge in node.outputs() {
+                assert_eq!(stated_shapes.dims(edge), silent_shapes.dims(edge), "{name} {}", node.label());
+                assert_eq!(stated_shapes.dtype(edge), silent_shapes.dtype(edge), "{name} {}", node.label());
+            }
         }
     }
 }
@@ -96,5 +101,4 @@ fn contradictions_are_refused() {
         });
         assert_eq!(code(Shapes::infer(&graph.unwrap())), "graph-invalid", "{reader}");
     }
-    assert_eq!(DType::F32.size(), Some(4));
 }
