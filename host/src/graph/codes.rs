@@ -26,8 +26,8 @@ codes! {
     Model PATCH_INVALID "graph-patch-invalid" "A change of the graph was asked for that does not fit it: an edge that \
         does not exist, a name that is taken, an operator with no output. This is a defect of engraft or of a plugin \
         that supplies graph parts; please report it with the message.";
-    Runtime MODEL_WRITE "model-write" "A model could not be written: the folder does not exist or is not writable, or \
-        the disk is full. Files that were there before are as they were.";
+    Model MODEL_WRITE "model-write" "The graph does not fit into one ONNX file, which holds at most 2 GiB. Weights belong \
+        into external data files; export the model with external data.";
     Usage EXPORT_EXISTS "export-exists" "A model is to be exported to a place where something is already. An export \
         never overwrites: name a folder that does not exist, or an empty one.";
 }

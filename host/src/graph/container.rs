@@ -12,6 +12,7 @@ use super::external::ExternalFiles;
 use super::index::Index;
 use super::initializer::Initializer;
 use super::node::{DType, Node};
+use crate::base::Result;
 
 /// The extent of one axis.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -173,6 +174,13 @@ impl Graph {
     /// The external data files by name, with the paths they resolve to.
     pub fn external_paths(&self) -> impl Iterator<Item = (&str, &Path)> {
         self.files.paths()
+    }
+
+    /// Makes `folder` the one that external data is relative to, and maps the files that the initializers name there.
+    pub(super) fn reopen(&mut self, folder: &Path) -> Result<()> {
+        self.files = Arc::new(ExternalFiles::open_in(folder, None, self.initializers.values())?);
+        self.folder = folder.to_path_buf();
+        Ok(())
     }
 
     /// The version of the standard operator set.

@@ -1,100 +1,120 @@
-//! Writing a graph with replaced tensors as a model folder of its own.
+//! Writing a graph with replaced tensors as a model folder of its own: `model.onnx`, the data files that it still reads,
+//! and one new data file that holds only what changed. It is written whole beside the target and appears by one rename.
 
-use std::collections::BTreeMap;
-use std::fs;
-use std::io::Write;
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::io;
 use std::path::Path;
 
 use super::codes;
 use super::container::Graph;
+use super::housing::Housing;
 use super::initializer::{Initializer, Location};
 use crate::base::{Error, Result, atomic};
 
 /// The data file that holds what is new.
 const EDITS: &str = "edits.data";
-/// Tensors from this size on go to a data file.
-const INLINE: u64 = 1024;
-/// Tensors begin at multiples of this in a data file.
-const ALIGNMENT: u64 = 64;
+/// New tensors of at least this many bytes go there; smaller ones stay in the .onnx file.
+const SMALLEST: u64 = 1024;
+
+impl Graph {
+    /// The graph with other values, inline, for some initializers.
+    ///
+    /// # Errors
+    /// `graph-patch-invalid` if there is no such initializer, or its type or shape differs, or the new values are not
+    /// inline; `data-truncated` if they do not fill their shape.
+    pub fn with_data(&self, replaced: &[Initializer]) -> Result<Self> {
+        let mut out = self.clone();
+        for new in replaced {
+            let invalid = |why: String| {
+                Error::new(&codes::PATCH_INVALID, format!("the tensor `{}` cannot be replaced: {why}", new.name()))
+            };
+            let old = self.initializer(new.name()).ok_or_else(|| invalid("the graph has none of that name".into()))?;
+            if (old.dtype(), old.dims()) != (new.dtype(), new.dims()) {
+                let show = |i: &Initializer| format!("{}{:?}", i.dtype().name(), i.dims());
+                return Err(invalid(format!("it is {}, and the new one {}", show(old), show(new))));
+            }
+            if new.location()? != Location::Inline {
+                return Err(invalid("the new values are not inline".into()));
+            }
+            new.inline_bytes()?;
+            out.set_initializer(new.clone());
+        }
+        Ok(out)
+    }
+}
 
 /// Writes `model.onnx` and the data files it needs into the new folder `target`, whole or not at all.
 ///
 /// Each of `replaced` (inline tensors) takes the place of the initializer of its name. Data files that are still
-/// referred to are copied under their own names; nothing is shared with the original.
+/// read are copied under their own names; nothing is shared with the original, whose files are only read.
 ///
 /// # Errors
-/// `export-exists` if something other than an empty folder is at `target`; `file-write` or `disk-full`, with nothing
-/// left behind.
+/// `export-exists` if something other than an empty folder is at `target`; what [`Graph::with_data`] says of
+/// `replaced`; `file-read`, `file-write`, `disk-full` or `model-write`, with nothing left behind.
 pub fn export(graph: &Graph, replaced: &[Initializer], target: &Path) -> Result<()> {
-    let occupied = match fs::read_dir(target) {
-        Ok(mut entries) => entries.next().is_some(),
-        Err(_) => target.exists(),
+    let free = match fs::symlink_metadata(target) {
+        Ok(_) => fs::read_dir(target).is_ok_and(|mut entries| entries.next().is_none()),
+        Err(_) => true,
     };
-    if occupied {
+    if !free {
         let text = format!("there is something at `{}` already", target.display());
         return Err(Error::new(&codes::EXPORT_EXISTS, text).help("name a folder that does not exist yet"));
     }
-    let parent = match target.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
-    fs::create_dir_all(parent).map_err(|e| atomic::write_error(parent, e))?;
-    let beside = tempfile::Builder::new()
-        .prefix(".engraft-export-")
-        .tempdir_in(parent)
-        .map_err(|e| atomic::write_error(parent, e))?;
-    fill(graph, replaced, beside.path())?;
-    if target.is_dir() {
-        fs::remove_dir(target).map_err(|e| atomic::write_error(target, e))?;
-    }
-    let made = beside.keep();
-    fs::rename(&made, target).map_err(|e| {
-        let _ = fs::remove_dir_all(&made);
-        atomic::write_error(target, e)
-    })
+    let out = graph.with_data(replaced)?;
+    let parent = target.parent().filter(|p| *p != Path::new("")).unwrap_or(Path::new("."));
+    let failed = |e| atomic::write_error(target, e);
+    fs::create_dir_all(parent).map_err(failed)?;
+    let holder = tempfile::Builder::new().prefix(".engraft-unfinished-").tempdir_in(parent).map_err(failed)?;
+    // A folder in the private one, so that it has the usual permissions.
+    let folder = holder.path().join("model");
+    fs::create_dir(&folder).map_err(failed)?;
+    fill(out, replaced, &folder)?;
+    fs::rename(&folder, target).map_err(failed)?;
+    // The rename is durable once the folder is; a file system that cannot flush a folder has nothing better to offer.
+    let _ = File::open(parent).and_then(|parent| parent.sync_all());
+    Ok(())
 }
 
-fn fill(graph: &Graph, replaced: &[Initializer], folder: &Path) -> Result<()> {
-    let mut out = graph.clone();
-    let edits = folder.join(EDITS);
-    let failed = |e| atomic::write_error(&edits, e);
-    let mut file = None;
-    let mut end = 0u64;
-    for initializer in replaced {
-        let bytes = graph.bytes(initializer)?;
-        if (bytes.len() as u64) < INLINE {
-            out.set_initializer(initializer.clone());
-            continue;
-        }
-        let file = match &mut file {
-            Some(file) => file,
-            none => none.insert(fs::File::create(&edits).map_err(failed)?),
-        };
-        let padding = end.next_multiple_of(ALIGNMENT) - end;
-        file.write_all(&vec![0; padding as usize]).and_then(|()| file.write_all(&bytes)).map_err(failed)?;
-        let (offset, length) = (end + padding, bytes.len() as u64);
-        end = offset + length;
-        let (name, dims) = (initializer.name(), initializer.dims());
-        out.set_initializer(Initializer::external(name, initializer.dtype(), &dims, EDITS, offset, length));
+fn fill(mut graph: Graph, replaced: &[Initializer], folder: &Path) -> Result<()> {
+    let read: BTreeSet<String> = graph.initializers().filter_map(external_file).collect();
+    for (name, from) in graph.external_paths().filter(|(name, _)| read.contains(*name)) {
+        copy(from, &folder.join(name))?;
     }
-    if let Some(file) = file {
-        file.sync_all().map_err(failed)?;
-    }
-    let sources: BTreeMap<&str, &Path> = graph.external_paths().collect();
-    let mut copied = BTreeMap::new();
-    for initializer in out.initializers() {
-        let Location::External { file, .. } = initializer.location()? else { continue };
-        if file == EDITS && replaced.iter().any(|r| r.name() == initializer.name()) {
-            continue;
+    let changed: BTreeSet<&str> = replaced.iter().map(Initializer::name).collect();
+    let big = |i: &Initializer| i.byte_len().is_ok_and(|n| n >= SMALLEST);
+    let housing = Housing::of(&graph, |i| changed.contains(i.name()) && big(i))?;
+    if !housing.is_empty() {
+        // The base may be an export, and have a file of that name.
+        let mut name = EDITS.to_owned();
+        while read.contains(&name) {
+            name.insert_str(0, "more-");
         }
-        let Some(from) = sources.get(file.as_str()) else { continue };
-        if copied.insert(file.clone(), ()).is_none() {
-            let to = folder.join(&file);
-            if let Some(inside) = to.parent() {
-                fs::create_dir_all(inside).map_err(|e| atomic::write_error(inside, e))?;
-            }
-            fs::copy(from, &to).map_err(|e| atomic::write_error(&to, e))?;
-        }
+        housing.write(&folder.join(&name))?;
+        let moved = housing.external(&name)?;
+        moved.into_iter().for_each(|initializer| graph.set_initializer(initializer));
     }
-    out.save(&folder.join("model.onnx"))
+    let model = folder.join("model.onnx");
+    if model.exists() {
+        let text = "the model keeps weights in a data file named `model.onnx`, which the graph needs for itself";
+        return Err(Error::new(&codes::GRAPH_UNSUPPORTED, text).help("give the data file another name"));
+    }
+    atomic::write_bytes(&model, &graph.to_bytes()?)
+}
+
+fn external_file(initializer: &Initializer) -> Option<String> {
+    match initializer.location() {
+        Ok(Location::External { file, .. }) => Some(file),
+        _ => None,
+    }
+}
+
+/// A copy that shares no inode with the original: a program that rewrites the one in place does not touch the other.
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    if let Some(folder) = to.parent() {
+        fs::create_dir_all(folder).map_err(|e| atomic::write_error(folder, e))?;
+    }
+    let mut source = atomic::open(from)?;
+    atomic::write_atomic(to, |out| io::copy(&mut source, out).map_err(|e| atomic::write_error(to, e)))?;
+    Ok(())
 }

@@ -30,11 +30,26 @@ impl ExternalFiles {
     /// # Errors
     /// `data-missing`, `data-outside` or `data-truncated`, naming the tensor.
     pub fn open<'a>(model: &Path, initializers: impl Iterator<Item = &'a Initializer>) -> Result<Self> {
+        let folder = model.parent().filter(|p| *p != Path::new("")).unwrap_or(Path::new("."));
+        let real = model.canonicalize().ok().and_then(|m| m.parent().map(Path::to_path_buf));
+        Self::open_in(folder, real, initializers)
+    }
+
+    /// As [`ExternalFiles::open`], for files in a folder and, behind links, in the folder `beyond`.
+    ///
+    /// # Errors
+    /// As [`ExternalFiles::open`].
+    pub(super) fn open_in<'a>(
+        folder: &Path,
+        beyond: Option<PathBuf>,
+        initializers: impl Iterator<Item = &'a Initializer>,
+    ) -> Result<Self> {
+        let allowed: Vec<PathBuf> = folder.canonicalize().ok().into_iter().chain(beyond).collect();
         let mut out = Self::none();
         for initializer in initializers {
             let Location::External { file, offset, length } = initializer.location()? else { continue };
             if !out.files.contains_key(&file) {
-                let path = resolve(model, &file, initializer.name())?;
+                let path = resolve(folder, &allowed, &file, initializer.name())?;
                 let mapped = map(&path, initializer.name())?;
                 out.files.insert(file.clone(), (path, mapped));
             }
@@ -70,7 +85,7 @@ impl ExternalFiles {
 }
 
 /// The path of an external file, checked to lie in the model's folder.
-fn resolve(model: &Path, file: &str, tensor: &str) -> Result<PathBuf> {
+fn resolve(folder: &Path, allowed: &[PathBuf], file: &str, tensor: &str) -> Result<PathBuf> {
     let outside = |why: &str| {
         Error::new(&codes::DATA_OUTSIDE, format!("the tensor `{tensor}` names the data file `{file}`, {why}"))
             .help("external data must lie in the folder of the .onnx file")
@@ -83,17 +98,12 @@ fn resolve(model: &Path, file: &str, tensor: &str) -> Result<PathBuf> {
             Component::RootDir | Component::Prefix(_) => return Err(outside("which is an absolute path")),
         }
     }
-    let folder = model.parent().unwrap_or(Path::new("."));
-    let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
     let path = folder.join(relative);
     let missing = |e: std::io::Error| {
         let text = format!("the tensor `{tensor}` needs the data file `{}`", path.display());
         Error::new(&codes::DATA_MISSING, text).because(e)
     };
     let real = path.canonicalize().map_err(missing)?;
-    let real_model = model.canonicalize().map_err(missing)?;
-    let allowed =
-        [folder.canonicalize().map_err(missing)?, real_model.parent().unwrap_or(Path::new("/")).to_path_buf()];
     if !allowed.iter().any(|a| real.starts_with(a)) {
         return Err(outside(&format!("which resolves to `{}`", real.display())));
     }

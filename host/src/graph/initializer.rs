@@ -79,6 +79,17 @@ impl Initializer {
         })
     }
 
+    /// The same tensor with its values in a range of an external file. The values themselves are not copied.
+    #[must_use]
+    pub(super) fn moved(&self, file: &str, offset: u64, length: u64) -> Self {
+        let old = &self.0;
+        let mut new = (*Self::external(&old.name, self.dtype(), &self.dims(), file, offset, length).0).clone();
+        new.doc_string = old.doc_string.clone();
+        new.metadata_props = old.metadata_props.clone();
+        new.special_fields = old.special_fields.clone();
+        Self::from_proto(new)
+    }
+
     /// A copy under another name that shares nothing but the values' file.
     #[must_use]
     pub fn renamed(&self, name: &str) -> Self {

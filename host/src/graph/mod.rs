@@ -6,7 +6,7 @@
 //!
 //! Reading order: [`Graph`] (the container), [`Node`], [`Initializer`], [`Index`] (who makes and who reads an edge),
 //! [`Patch`] (taps, shunts and new nodes, applied whole or not at all), [`Shapes`] (symbolic shapes), `slice` (the
-//! part between cuts), `dump` (text for goldens).
+//! part between cuts), `dump` (text for goldens), [`export`] and [`Graph::rehouse`] (models written to other folders).
 
 pub mod codes;
 mod constant;
@@ -14,6 +14,7 @@ mod container;
 mod dump;
 mod export;
 mod external;
+mod housing;
 mod index;
 mod initializer;
 mod load;
@@ -24,6 +25,8 @@ mod shapes;
 mod slice;
 #[cfg(test)]
 pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
 
 pub use constant::Constant;
 pub use container::{Dim, Graph, Port};

@@ -9,11 +9,20 @@ use super::container::Graph;
 use crate::base::{Error, Result, atomic};
 
 impl Graph {
-    /// Writes the .onnx file, whole or not at all; external data is not written.
+    /// Writes the .onnx file, whole or not at all, beside the data files that it reads; [`export`](super::export) is
+    /// for another folder.
     ///
     /// # Errors
-    /// `model-write`, `file-write` or `disk-full`
+    /// `data-missing` if the graph has external data that is not in the folder of `path`; `model-write`, `disk-full`
+    /// or `file-write`.
     pub fn save(&self, path: &Path) -> Result<()> {
+        let folder = path.parent().filter(|p| *p != Path::new("")).unwrap_or(Path::new("."));
+        for (name, real) in self.external_paths() {
+            if folder.join(name).canonicalize().ok().as_deref() != Some(real) {
+                let text = format!("`{}` would not find its data file `{name}`", path.display());
+                return Err(Error::new(&codes::DATA_MISSING, text).help("export the model to a folder of its own"));
+            }
+        }
         atomic::write_bytes(path, &self.to_bytes()?)
     }
 

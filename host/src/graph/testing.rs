@@ -1,10 +1,26 @@
-//! For tests of this crate: a graph with every name replaced.
+//! For tests of this crate: the tiny GPT-2 graphs, and a graph with every name replaced.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use onnx_protobuf::{Message, ModelProto};
 
 use super::container::Graph;
+
+/// The names of the tiny GPT-2 graphs.
+pub(crate) const ZOO: [&str; 7] = [
+    "dynamo-mask",
+    "dynamo-nomask",
+    "dynamo-raw",
+    "dynamo-sdpa",
+    "torchscript-mask",
+    "torchscript-nomask",
+    "torchscript-opset14",
+];
+
+/// The folder of a tiny GPT-2.
+pub(crate) fn zoo(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/zoo").join(format!("gpt2-{name}"))
+}
 
 /// The same graph with every edge, initializer and node renamed. Empty names stay.
 pub(crate) fn renamed(graph: &Graph, name: impl Fn(&str) -> String) -> Graph {

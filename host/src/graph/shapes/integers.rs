@@ -2,7 +2,7 @@
 
 use super::extent::Extent;
 use super::{FOLLOWED, Fact};
-use crate::graph::node::Node;
+use crate::graph::node::{DType, Node};
 
 type Elements = Vec<Option<Extent>>;
 
@@ -22,9 +22,14 @@ pub(super) fn value(node: &Node, inputs: &[Fact], output: &Fact) -> Option<Eleme
         }
         "Size" => {
             let dims = inputs.first()?.dims.as_ref()?;
-            Some(vec![Some(dims.iter().fold(Extent::number(1), |all, d| all.times(&Extent::of(d))))])
+            Some(vec![Extent::elements(dims)])
         }
-        "Identity" | "Cast" | "Squeeze" | "Unsqueeze" | "Reshape" => of(0),
+        "Cast" | "CastLike" if output.dtype == Some(DType::BOOL) => {
+            let truth = |e: Option<Extent>| e?.known().map(|n| Extent::number(i64::from(n != 0)));
+            Some(of(0)?.into_iter().map(truth).collect())
+        }
+        "Identity" | "Cast" | "CastLike" | "Squeeze" | "Unsqueeze" | "Reshape" => of(0),
+        "Neg" => Some(of(0)?.iter().map(|e| e.as_ref()?.negated()).collect()),
         "Gather" => {
             let (data, indices) = (of(0)?, of(1)?);
             if inputs[0].rank()? != 1 {
@@ -58,19 +63,19 @@ pub(super) fn value(node: &Node, inputs: &[Fact], output: &Fact) -> Option<Eleme
             }
             (all.len() <= FOLLOWED).then_some(all)
         }
-        "Mul" => pairwise(of(0)?, of(1)?, |a, b| Some(a.times(b))),
-        "Add" => pairwise(of(0)?, of(1)?, |a, b| Some(a.plus(b))),
-        "Sub" => pairwise(of(0)?, of(1)?, |a, b| Some(a.plus(&b.minus()))),
+        "Mul" => pairwise(of(0)?, of(1)?, Extent::times),
+        "Add" => pairwise(of(0)?, of(1)?, Extent::plus),
+        "Sub" => pairwise(of(0)?, of(1)?, Extent::minus),
         "Div" => pairwise(of(0)?, of(1)?, |a, b| match (a.known(), b.known()) {
-            (Some(a), Some(b)) if b != 0 => Some(Extent::number(a / b)),
+            (Some(a), Some(b)) if !output.dtype.is_some_and(DType::is_float) => a.checked_div(b).map(Extent::number),
             _ => a.over(b),
         }),
-        "Equal" => pairwise(of(0)?, of(1)?, |a, b| match (a.known(), b.known()) {
-            (Some(a), Some(b)) => Some(Extent::number(i64::from(a == b))),
-            // An extent is never negative.
-            (Some(n), None) | (None, Some(n)) if n < 0 => Some(Extent::number(0)),
-            _ => None,
+        "Max" | "Min" if inputs.len() == 2 => pairwise(of(0)?, of(1)?, |a, b| match (a.known(), b.known()) {
+            (Some(a), Some(b)) => Some(Extent::number(if node.op() == "Max" { a.max(b) } else { a.min(b) })),
+            _ => (a == b).then(|| a.clone()),
         }),
+        "Equal" => pairwise(of(0)?, of(1)?, |a, b| a.equals(b).map(|same| Extent::number(i64::from(same)))),
+        "Not" => Some(of(0)?.iter().map(|e| e.as_ref()?.known().map(|n| Extent::number(i64::from(n == 0)))).collect()),
         "Where" => {
             let (condition, yes, no) = (of(0)?, of(1)?, of(2)?);
             let n = condition.len().max(yes.len()).max(no.len());

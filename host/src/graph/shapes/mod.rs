@@ -1,9 +1,10 @@
 //! Symbolic shapes and element types of every edge, with small integer tensors followed as symbols: so that the
 //! `Shape` → `Gather` → `Concat` → `Reshape` chains of exporters give `[batch, sequence, width]` and not "unknown".
 //!
-//! [`extent`] is the arithmetic of extents, `rules` the shapes of operators, `integers` the values of small integer
-//! tensors. What the file states is used where inference has nothing to say.
+//! `extent` is the arithmetic of extents, `rules` the shapes of operators, `integers` the values of small integer
+//! tensors, `clashes` the contradictions between operands. What the file states is used where inference has nothing to say.
 
+mod clashes;
 mod extent;
 mod integers;
 mod rules;
@@ -11,7 +12,7 @@ mod rules;
 use std::collections::HashMap;
 
 use super::codes;
-use super::constant::Constant;
+use super::constant::{Constant, Values};
 use super::container::{Dim, Graph, Port};
 use super::index::Index;
 use super::node::{DType, Node};
@@ -20,6 +21,11 @@ use extent::Extent;
 
 /// Integer tensors up to this many elements are followed.
 const FOLLOWED: usize = 64;
+
+/// A float as an extent, if it is a whole number that a 32-bit float holds exactly.
+fn whole(x: f32) -> Option<Extent> {
+    (x == x.trunc() && x.abs() <= 16_777_216.0).then(|| Extent::number(x as i64))
+}
 
 /// What is known of each edge.
 #[derive(Debug, Default)]
@@ -32,19 +38,25 @@ pub struct Shapes {
 struct Fact {
     dtype: Option<DType>,
     dims: Option<Vec<Dim>>,
-    /// The elements of a small integer or boolean tensor; `None` for an element that is not known.
+    /// The elements of a small tensor of whole numbers; `None` for an element that is not known or not whole.
     value: Option<Vec<Option<Extent>>>,
+    /// The tensors of a sequence.
+    items: Vec<Fact>,
 }
 
 impl Fact {
     fn new(dtype: Option<DType>, dims: Option<Vec<Dim>>) -> Self {
-        Self { dtype, dims, value: None }
+        Self { dtype, dims, value: None, items: Vec::new() }
     }
 
     fn of_constant(dtype: DType, constant: &Constant) -> Self {
         let dims = constant.dims.iter().map(|&d| Dim::Known(d)).collect();
-        let value = constant.ints().map(|v| v.iter().map(|&n| Some(Extent::number(n))).collect());
-        Self { dtype: Some(dtype), dims: Some(dims), value }
+        let value = match &constant.values {
+            Values::Ints(v) => v.iter().map(|&n| Some(Extent::number(n))).collect(),
+            // A number that is whole may be cast to an integer later.
+            Values::Floats(v) => v.iter().map(|&x| whole(x)).collect(),
+        };
+        Self { value: Some(value), ..Self::new(Some(dtype), Some(dims)) }
     }
 
     fn rank(&self) -> Option<usize> {
@@ -56,7 +68,8 @@ impl Shapes {
     /// Infers the facts of every edge it can.
     ///
     /// # Errors
-    /// `graph-invalid` if an inferred extent contradicts the one that the file states.
+    /// `graph-invalid` if operands do not fit together, or an inferred extent contradicts the one that the file
+    /// states.
     pub fn infer(graph: &Graph) -> Result<Self> {
         let index = graph.index();
         let stated: HashMap<String, Port> = graph.stated().into_iter().map(|p| (p.name.clone(), p)).collect();
@@ -67,15 +80,13 @@ impl Shapes {
         for initializer in graph.initializers() {
             let dims = initializer.dims().into_iter().map(Dim::Known).collect();
             let mut fact = Fact::new(Some(initializer.dtype()), Some(dims));
-            if !initializer.dtype().is_float()
-                && let Some(constant) = graph.constant(&index, initializer.name(), FOLLOWED)
-            {
+            if let Some(constant) = graph.constant(&index, initializer.name(), FOLLOWED) {
                 fact = Fact::of_constant(initializer.dtype(), &constant);
             }
             out.facts.insert(initializer.name().to_owned(), fact);
         }
         for node in graph.nodes() {
-            let made = out.node(graph, &index, node);
+            let made = out.node(graph, &index, node)?;
             for (edge, fact) in node.outputs().iter().zip(made).filter(|(e, _)| !e.is_empty()) {
                 let fact = match stated.get(edge) {
                     Some(port) => agree(edge, fact, port)?,
@@ -102,28 +113,30 @@ impl Shapes {
     }
 
     /// The facts of a node's outputs.
-    fn node(&self, graph: &Graph, index: &Index<'_>, node: &Node) -> Vec<Fact> {
+    fn node(&self, graph: &Graph, index: &Index<'_>, node: &Node) -> Result<Vec<Fact>> {
         let inputs: Vec<Fact> = (0..node.inputs().len()).map(|i| self.fact(node, i)).collect();
         if node.is("Constant") {
             let dtype = node.tensor("value").map(|t| DType(t.data_type)).or_else(|| {
                 let float = node.attributes().iter().any(|a| a.starts_with("value_float"));
                 Some(if float { DType::F32 } else { DType::I64 })
             });
-            return match (dtype, graph.constant(index, node.output(0), FOLLOWED)) {
-                (Some(dtype), Some(constant)) => vec![Fact::of_constant(dtype, &constant)],
+            let fact = match (dtype, graph.constant(index, node.output(0), FOLLOWED)) {
+                (Some(dtype), Some(constant)) => Fact::of_constant(dtype, &constant),
                 (dtype, _) => {
                     let dims =
                         node.tensor("value").map(|t| t.dims.iter().map(|&d| Dim::Known(d.max(0) as usize)).collect());
-                    vec![Fact::new(dtype, dims)]
+                    Fact::new(dtype, dims)
                 }
             };
+            return Ok(vec![fact]);
         }
+        clashes::check(node, &inputs)?;
         let mut facts = rules::shapes(node, &inputs);
         facts.resize_with(node.outputs().len().max(1), Fact::default);
         if let Some(value) = integers::value(node, &inputs, &facts[0]) {
             facts[0].value = Some(value);
         }
-        facts
+        Ok(facts)
     }
 }
 

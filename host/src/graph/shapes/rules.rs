@@ -1,7 +1,7 @@
 //! The shapes and element types that operators make.
 
-use super::Fact;
 use super::extent::Extent;
+use super::{FOLLOWED, Fact};
 use crate::graph::Dim;
 use crate::graph::node::{DType, Node};
 
@@ -67,8 +67,8 @@ pub(super) fn shapes(node: &Node, inputs: &[Fact]) -> Vec<Fact> {
         "Flatten" => {
             let dims = input(0).dims.as_ref().map(|dims| {
                 let axis = at(node.int("axis").unwrap_or(1), dims.len()).min(dims.len());
-                let product = |part: &[Dim]| part.iter().fold(Extent::number(1), |p, d| p.times(&Extent::of(d))).dim();
-                vec![product(&dims[..axis]), product(&dims[axis..])]
+                let product = |part: &[Dim], i| Extent::elements(part).map_or_else(|| unknown(node, i), |e| e.dim());
+                vec![product(&dims[..axis], 0), product(&dims[axis..], 1)]
             });
             vec![Fact::new(dtype, dims)]
         }
@@ -84,6 +84,13 @@ pub(super) fn shapes(node: &Node, inputs: &[Fact]) -> Vec<Fact> {
         }
         "Concat" => vec![Fact::new(dtype, concat(node, inputs))],
         "Split" => split(node, input(0), input(1)),
+        "SplitToSequence" => vec![split_to_sequence(node, input(0), input(1))],
+        "SequenceConstruct" => vec![Fact { items: inputs.to_vec(), ..Fact::default() }],
+        "SequenceAt" => {
+            let position = input(1).value.as_ref().and_then(|v| v.first()?.as_ref()?.known());
+            let item = position.and_then(|p| input(0).items.get(at(p, input(0).items.len())));
+            item.into_iter().cloned().collect()
+        }
         "Slice" => vec![Fact::new(dtype, slice(node, inputs))],
         "Gather" => {
             let dims = input(0).dims.as_ref().zip(input(1).dims.as_ref()).map(|(data, indices)| {
@@ -111,7 +118,7 @@ pub(super) fn shapes(node: &Node, inputs: &[Fact]) -> Vec<Fact> {
         "Range" => {
             let element = |i: usize| input(i).value.as_ref().and_then(|v| v.first().cloned().flatten());
             let length = match (element(0), element(1), element(2)) {
-                (Some(from), Some(to), Some(step)) if step.known() == Some(1) => Some(to.plus(&from.minus()).dim()),
+                (Some(from), Some(to), Some(step)) if step.known() == Some(1) => to.minus(&from).map(|e| e.dim()),
                 _ => None,
             };
             vec![Fact::new(dtype, Some(vec![length.unwrap_or_else(|| unknown(node, 0))]))]
@@ -149,7 +156,7 @@ pub(super) fn shapes(node: &Node, inputs: &[Fact]) -> Vec<Fact> {
 }
 
 /// An axis or position counted from the end where it is negative.
-fn at(axis: i64, rank: usize) -> usize {
+pub(super) fn at(axis: i64, rank: usize) -> usize {
     usize::try_from(if axis < 0 { axis + rank as i64 } else { axis }).unwrap_or(0)
 }
 
@@ -225,12 +232,12 @@ fn reshape(node: &Node, data: &Fact, shape: &Fact) -> Option<Vec<Dim>> {
     if let Some(open) = open
         && let Some(dims) = &data.dims
     {
-        let total = dims.iter().fold(Extent::number(1), |all, d| all.times(&Extent::of(d)));
+        let total = Extent::elements(dims);
         let others: Option<Vec<&Extent>> =
             out.iter().enumerate().filter(|(i, _)| *i != open).map(|(_, e)| e.as_ref()).collect();
         out[open] = others.and_then(|others| {
-            let product = others.into_iter().fold(Extent::number(1), |all, e| all.times(e));
-            total.over(&product)
+            let product = others.into_iter().try_fold(Extent::number(1), |all, e| all.times(e))?;
+            total?.over(&product)
         });
     }
     Some(out.iter().enumerate().map(|(i, e)| e.as_ref().map_or_else(|| unknown(node, i), Extent::dim)).collect())
@@ -276,7 +283,7 @@ fn concat(node: &Node, inputs: &[Fact]) -> Option<Vec<Dim>> {
             }
         }
     }
-    let sum = all.iter().try_fold(Extent::number(0), |sum, d| Some(sum.plus(&Extent::of(d.get(axis)?))));
+    let sum = all.iter().try_fold(Extent::number(0), |sum, d| sum.plus(&Extent::of(d.get(axis)?)));
     *dims.get_mut(axis)? = sum?.dim();
     Some(dims)
 }
@@ -306,6 +313,42 @@ fn split(node: &Node, data: &Fact, sizes: &Fact) -> Vec<Fact> {
         Fact::new(data.dtype, Some(dims))
     };
     (0..n).map(part).collect()
+}
+
+/// Pieces of known sizes: a list of them, or one size for all but the last.
+fn split_to_sequence(node: &Node, data: &Fact, sizes: &Fact) -> Fact {
+    let items = || {
+        let dims = data.dims.as_ref()?;
+        let axis = at(node.int("axis").unwrap_or(0), dims.len());
+        let total = dims.get(axis)?.known();
+        let sizes: Vec<usize> = match (&sizes.value, node.input(1)) {
+            (Some(value), _) => {
+                let value =
+                    value.iter().map(|e| usize::try_from(e.as_ref()?.known()?).ok()).collect::<Option<Vec<_>>>()?;
+                match (sizes.rank()?, value.as_slice()) {
+                    (0, &[each]) if each > 0 && total? / each < FOLLOWED => {
+                        (0..total?.div_ceil(each)).map(|i| each.min(total.unwrap_or(0) - i * each)).collect()
+                    }
+                    (0, _) => return None,
+                    _ => value,
+                }
+            }
+            (None, Some(_)) => return None,
+            (None, None) => vec![1; total.filter(|t| *t <= FOLLOWED)?],
+        };
+        let keep = node.input(1).is_some() || node.int("keepdims") != Some(0);
+        let item = |size: usize| {
+            let mut dims = dims.clone();
+            if keep {
+                dims[axis] = Dim::Known(size);
+            } else {
+                dims.remove(axis);
+            }
+            Fact::new(data.dtype, Some(dims))
+        };
+        Some(sizes.into_iter().map(item).collect())
+    };
+    Fact { items: items().unwrap_or_default(), ..Fact::default() }
 }
 
 fn slice(node: &Node, inputs: &[Fact]) -> Option<Vec<Dim>> {
@@ -347,18 +390,18 @@ fn cut(d: &Dim, start: &Extent, end: &Extent) -> Option<Dim> {
     let whole = Extent::of(d);
     let from_end = |e: &Extent| match e.known() {
         Some(n) if n < 0 => whole.plus(e),
-        _ => e.clone(),
+        _ => Some(e.clone()),
     };
-    let start = from_end(start);
+    let start = from_end(start)?;
     let end = match end.known() {
         Some(n) if n >= i64::from(i32::MAX) => whole.clone(),
-        _ => from_end(end),
+        _ => from_end(end)?,
     };
     if let (Some(d), Some(s), Some(e)) = (whole.known(), start.known(), end.known()) {
         return Some(Dim::Known(usize::try_from(e.clamp(0, d) - s.clamp(0, d)).unwrap_or(0)));
     }
     // A table that is cut to the length of the input: the table is as long as the context, so the end is what counts.
-    let length = end.plus(&start.minus());
+    let length = end.minus(&start)?;
     match length.known() {
         Some(n) if n < 0 => None,
         _ => Some(length.dim()),

@@ -1,0 +1,146 @@
+//! Tensors laid out in one external data file: sorted by name, each at a multiple of 64 bytes, written as a stream.
+
+use std::io::Write;
+use std::path::Path;
+
+use super::container::Graph;
+use super::initializer::{Initializer, Location};
+use crate::base::{Hash, Hasher, Result, atomic};
+
+/// Where tensors begin in a data file: enough for every vector unit, and a whole cache line.
+const ALIGNMENT: u64 = 64;
+
+/// A data file to be written.
+pub(super) struct Housing<'g> {
+    graph: &'g Graph,
+    places: Vec<(&'g Initializer, u64)>,
+    total: u64,
+}
+
+impl<'g> Housing<'g> {
+    /// The tensors of `graph` for which `choose` is true.
+    ///
+    /// # Errors
+    /// If a tensor has no size.
+    pub(super) fn of(graph: &'g Graph, choose: impl Fn(&Initializer) -> bool) -> Result<Self> {
+        let mut out = Self { graph, places: Vec::new(), total: 0 };
+        for initializer in graph.initializers().filter(|i| choose(i)) {
+            let begin = out.total.next_multiple_of(ALIGNMENT);
+            out.total = begin + initializer.byte_len()?;
+            out.places.push((initializer, begin));
+        }
+        Ok(out)
+    }
+
+    /// True if no tensor was chosen.
+    pub(super) fn is_empty(&self) -> bool {
+        self.places.is_empty()
+    }
+
+    /// The size of the file in bytes.
+    pub(super) fn total(&self) -> u64 {
+        self.total
+    }
+
+    /// The hash of names, types, shapes and values.
+    ///
+    /// # Errors
+    /// If values are not there.
+    pub(super) fn hash(&self) -> Result<Hash> {
+        let mut hasher = Hasher::new();
+        for (initializer, _) in &self.places {
+            hasher.part(initializer.name()).part(initializer.dtype().0.to_le_bytes());
+            hasher.part(format!("{:?}", initializer.dims())).part(self.graph.bytes(initializer)?);
+        }
+        Ok(hasher.finish())
+    }
+
+    /// Writes the file, whole or not at all.
+    ///
+    /// # Errors
+    /// `disk-full`, `file-write`, or values that are not there.
+    pub(super) fn write(&self, path: &Path) -> Result<()> {
+        atomic::write_atomic(path, |out| {
+            let mut at = 0;
+            for (initializer, begin) in &self.places {
+                let bytes = self.graph.bytes(initializer)?;
+                let gap = vec![0; (begin - at) as usize];
+                out.write_all(&gap).and_then(|()| out.write_all(&bytes)).map_err(|e| atomic::write_error(path, e))?;
+                at = begin + bytes.len() as u64;
+            }
+            Ok(())
+        })
+    }
+
+    /// The tensors as ranges of the file, under the name that the model is to give it.
+    ///
+    /// # Errors
+    /// If a tensor has no size.
+    pub(super) fn external(&self, file: &str) -> Result<Vec<Initializer>> {
+        let moved = |(i, begin): &(&Initializer, u64)| Ok(i.moved(file, *begin, i.byte_len()?));
+        self.places.iter().map(moved).collect()
+    }
+}
+
+impl Graph {
+    /// The graph with its weights in one external file in `folder`, named by its content; that folder is then where
+    /// external data is relative to. Inline tensors of fewer than `threshold` bytes stay inline. Sessions over
+    /// external files share the pages; inline tensors are copied by each.
+    ///
+    /// A graph with no inline tensor that large is returned as it is. A file that is there already is used again.
+    ///
+    /// # Errors
+    /// `disk-full`, `file-write`, `folder-not-writable`, or values that are not there.
+    pub fn rehouse(&self, folder: &Path, threshold: u64) -> Result<Self> {
+        let inline = |i: &Initializer| i.location().is_ok_and(|l| l == Location::Inline);
+        let big = |i: &Initializer| i.byte_len().is_ok_and(|n| n >= threshold);
+        if !self.initializers().any(|i| inline(i) && big(i)) {
+            return Ok(self.clone());
+        }
+        let housing = Housing::of(self, |i| !inline(i) || big(i))?;
+        let name = format!("weights-{}.data", housing.hash()?);
+        let path = folder.join(&name);
+        if std::fs::metadata(&path).map_or(true, |m| m.len() != housing.total()) {
+            atomic::check_writable(folder)?;
+            housing.write(&path)?;
+        }
+        let mut out = self.clone();
+        for initializer in housing.external(&name)? {
+            out.set_initializer(initializer);
+        }
+        out.reopen(folder)?;
+        Ok(out)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::zoo;
+    use super::*;
+
+    #[test]
+    fn inline_weights_move_to_one_file_and_keep_their_values() {
+        let cache = tempfile::tempdir().unwrap();
+        let base = Graph::load(&zoo("torchscript-nomask")).unwrap();
+        assert_eq!(base.external_paths().count(), 0);
+        let moved = base.rehouse(cache.path(), 256).unwrap();
+        assert_eq!(moved.external_paths().count(), 1);
+        for (before, after) in base.initializers().zip(moved.initializers()) {
+            assert_eq!(base.bytes(before).unwrap(), moved.bytes(after).unwrap(), "{}", before.name());
+            match after.location().unwrap() {
+                Location::Inline => assert!(after.byte_len().unwrap() < 256),
+                Location::External { offset, .. } => assert_eq!(offset % 64, 0),
+            }
+        }
+        assert!(moved.to_bytes().unwrap().len() + 50_000 < base.to_bytes().unwrap().len());
+        // The same weights are the same file, written once.
+        let (_, path) = moved.external_paths().next().unwrap();
+        let written = std::fs::metadata(path).unwrap().modified().unwrap();
+        base.rehouse(cache.path(), 256).unwrap();
+        assert_eq!(std::fs::read_dir(cache.path()).unwrap().count(), 1);
+        assert_eq!(std::fs::metadata(path).unwrap().modified().unwrap(), written);
+        // Nothing to move: the folder stays.
+        let external = Graph::load(&zoo("dynamo-mask")).unwrap();
+        assert_eq!(external.rehouse(cache.path(), 1 << 12).unwrap().folder(), external.folder());
+    }
+}
