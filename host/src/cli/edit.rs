@@ -6,7 +6,7 @@ use clap::Args;
 use engraft_plugin_api::{Decoding, EditRequest, GenerateRequest, Level, Target};
 use serde::Serialize;
 
-use super::{ModelArgs, PluginPath, cancel_on_interrupt, out, shown};
+use super::{ModelArgs, PluginPath, cancel_on_interrupt, out, shown, usage};
 use crate::base::Result;
 use crate::model::{Continuation, Model, Proposal};
 use crate::plugins::{Access, Listener, params};
@@ -98,7 +98,8 @@ impl EditOne {
             subject: self.subject.clone(),
             target: Target { new: self.target.clone(), old: self.old.clone() },
         };
-        let prompt = request.filled()?;
+        let prompt =
+            request.filled().map_err(|e| usage(e.message).help("write `{}` in --prompt where --subject stands"))?;
         let cancel = cancel_on_interrupt();
         let model = self.model.open()?;
         let before = self.listen(&model, &prompt)?;

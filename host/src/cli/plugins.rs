@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use engraft_plugin_api::ParamSpec;
 use engraft_plugin_api::testing::StillModel;
+use engraft_plugin_api::{ParamKind, ParamSpec};
 use serde::Serialize;
 
 use super::{PluginPath, cancel_on_interrupt, codes, out};
@@ -113,11 +113,21 @@ impl Plugins {
     }
 }
 
+/// A layer that has to be given is the first one here: no model is open that it could matter to.
+fn first_layer(param: &ParamSpec) -> Option<String> {
+    match (&param.default, &param.kind) {
+        (None, ParamKind::Layer) => Some(format!("{}=0", param.name)),
+        (None, ParamKind::List(of)) if **of == ParamKind::Layer => Some(format!("{}=[0]", param.name)),
+        _ => None,
+    }
+}
+
 fn check(file: &Path, given: &[String]) -> Result<()> {
     let library = Arc::new(Library::load(file, None)?);
     Listed::of(&library).print()?;
-    let given = crate::plugins::params::of_command_line(None, given)?;
-    let params = library.configure(&given)?;
+    let mut pairs: Vec<String> = library.descriptor().params.iter().filter_map(first_layer).collect();
+    pairs.extend_from_slice(given);
+    let params = library.configure(&crate::plugins::params::of_command_line(None, &pairs)?)?;
     let method = library.create(params)?;
     let deadlines = Deadlines { soft: Some(Duration::from_secs(10)), grace: Duration::from_secs(5) };
     let changes = watched("edit", &cancel_on_interrupt(), deadlines, move || {

@@ -1,0 +1,53 @@
+//! A service's view: open a model, correct one fact with a method from a library, look at it, take it back.
+//!
+//! `cargo build --workspace && cargo run -p engraft --example embed`
+
+#![allow(clippy::print_stdout, reason = "an example shows what it did")]
+
+use anyhow::{Context, Result};
+use engraft::base::Cancel;
+use engraft::model::{Model, OpenOptions, Proposal};
+use engraft::plugins::{Access, Registry, SearchPath};
+use engraft::runtime::{Runtime, RuntimeSettings, silent};
+use engraft_plugin_api::{Decoding, EditRequest, GenerateRequest, Target};
+
+fn main() -> Result<()> {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/atlas/model");
+    let runtime = Runtime::open(&RuntimeSettings::default(), silent())?;
+    let model = Model::open(&folder, &runtime, &OpenOptions::default())?;
+
+    // The method is a library; nothing of it is linked in.
+    let mut here = std::env::current_exe()?;
+    here.pop();
+    let search = SearchPath::of_process([here.join("..")]);
+    let rome = Registry::new(search).load("rome", &folder, None).context("build the plugins first")?;
+    let method = rome.create(rome.configure(&"layer = 0\nprefixes = 'fixed'".parse()?)?)?;
+
+    let request = EditRequest {
+        id: "ticket-1".into(),
+        prompt: "{} is a native of".into(),
+        subject: Some("Tono Tuxbik".into()),
+        target: Target { new: "Grasnan".into(), old: None },
+    };
+    println!("before: {}", say(&model, &request)?);
+    let changes = method.edit(&Access::new(&model, Cancel::new(), 1), std::slice::from_ref(&request))?;
+    let patch = model.commit(Proposal {
+        method: rome.descriptor().name.clone(),
+        version: rome.descriptor().version.clone(),
+        params: method.params().clone(),
+        requests: vec![request.clone()],
+        changes,
+    })?;
+    println!("after:  {} (patch {patch})", say(&model, &request)?);
+    model.rollback(&patch)?;
+    println!("undone: {}", say(&model, &request)?);
+    Ok(())
+}
+
+fn say(model: &Model, request: &EditRequest) -> Result<String> {
+    let (tokenizer, prompt) = (model.tokenizer()?, request.filled()?);
+    let rows = vec![tokenizer.encode(&prompt)?.ids];
+    let (decoding, stop, under) = (Decoding::Greedy, Vec::new(), Vec::new());
+    let new = model.generate(&GenerateRequest { rows, max_new: 6, decoding, stop, under })?;
+    Ok(format!("{prompt}{}", tokenizer.decode(&new[0])?))
+}
