@@ -131,7 +131,11 @@ impl Trial<'_> {
                 assert_eq!(got.shape(), of.1.shape(), "the gradient of `{variable}`");
                 let question = Question { variable, loss: &loss, gradient };
                 for comparison in compare(&compiled, &feeds, question).unwrap() {
-                    assert!(comparison.error < 2e-3, "{variable}: {comparison:?}\n{}", engraft::graph::dump(&patched));
+                    assert!(
+                        comparison.error < 2e-3,
+                        "{variable}: {comparison:?}\n{}",
+                        engraft::graph::dump(&patched, None)
+                    );
                 }
             }
         }

@@ -83,5 +83,5 @@ fn a_seed_at_the_variable_itself_counts_and_sums() {
         patch.tap(&found, DType::F32).unwrap();
         patch.apply().unwrap()
     };
-    assert!(engraft::graph::dump(&patched).contains(&format!("{found} = Sub(w, w)")));
+    assert!(engraft::graph::dump(&patched, None).contains(&format!("{found} = Sub(w, w)")));
 }
