@@ -28,8 +28,8 @@ fn refused(args: &[&str], exit: i32, code: &str) -> String {
 
 fn experiment(folder: &std::path::Path, text: &str) -> String {
     let path = folder.join("experiment.toml");
-    std::fs::write(&path, text).unwrap();
-    path.to_str().unwrap().to_owned()
+    std::fs::write(&path, text).expect("is written");
+    path.to_str().expect("is UTF-8").to_owned()
 }
 
 #[test]

@@ -8,7 +8,8 @@ use engraft_plugin_api::EditRequest;
 use engraft_tests::{atlas, laws, library, library_at, method, open};
 
 fn request() -> EditRequest {
-    let data = data::load(DataKind::CounterFact, &atlas().join("counterfact_train.json"), Some(1)).unwrap();
+    let data =
+        data::load(DataKind::CounterFact, &atlas().join("counterfact_train.json"), Some(1)).expect("the data loads");
     data.records[0].request.clone()
 }
 

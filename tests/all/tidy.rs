@@ -7,8 +7,8 @@ use engraft_tests::root;
 
 fn sources(folder: &str) -> Vec<(String, String)> {
     fn walk(folder: &Path, found: &mut Vec<PathBuf>) {
-        for entry in std::fs::read_dir(folder).unwrap() {
-            let path = entry.unwrap().path();
+        for entry in std::fs::read_dir(folder).expect("the repository is readable") {
+            let path = entry.expect("the repository is readable").path();
             if path.is_dir() {
                 walk(&path, found);
             } else if path.extension().is_some_and(|e| e == "rs") {
@@ -19,8 +19,8 @@ fn sources(folder: &str) -> Vec<(String, String)> {
     let mut found = Vec::new();
     walk(&root().join(folder), &mut found);
     found.sort();
-    let name = |p: &Path| p.strip_prefix(root()).unwrap().to_string_lossy().into_owned();
-    found.iter().map(|p| (name(p), std::fs::read_to_string(p).unwrap())).collect()
+    let name = |p: &Path| p.strip_prefix(root()).expect("the repository is readable").to_string_lossy().into_owned();
+    found.iter().map(|p| (name(p), std::fs::read_to_string(p).expect("the repository is readable"))).collect()
 }
 
 fn all() -> Vec<(String, String)> {
@@ -102,8 +102,9 @@ fn folders_of_the_host_import_downwards_only() {
 
 #[test]
 fn plugins_import_the_contract_and_common_only() {
-    for folder in std::fs::read_dir(root().join("plugins")).unwrap() {
-        let manifest = std::fs::read_to_string(folder.unwrap().path().join("Cargo.toml")).unwrap();
+    for folder in std::fs::read_dir(root().join("plugins")).expect("the repository is readable") {
+        let manifest = std::fs::read_to_string(folder.expect("the repository is readable").path().join("Cargo.toml"))
+            .expect("the repository is readable");
         let dependencies = manifest.split("[dependencies]").nth(1).unwrap_or_default();
         let dependencies = dependencies.split("\n[").next().unwrap_or_default();
         for line in dependencies.lines().filter(|l| !l.trim().is_empty()) {
