@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::codes;
 use super::container::Graph;
@@ -53,6 +53,14 @@ impl Graph {
 /// `export-exists` if something other than an empty folder is at `target`; what [`Graph::with_data`] says of
 /// `replaced`; `file-read`, `file-write`, `disk-full` or `model-write`, with nothing left behind.
 pub fn export(graph: &Graph, replaced: &[Initializer], target: &Path) -> Result<()> {
+    export_with(graph, replaced, &[], target)
+}
+
+/// As [`export`], with copies of the files `beside` (a tokenizer, a configuration) in the folder.
+///
+/// # Errors
+/// As [`export`].
+pub fn export_with(graph: &Graph, replaced: &[Initializer], beside: &[PathBuf], target: &Path) -> Result<()> {
     let free = match fs::symlink_metadata(target) {
         Ok(_) => fs::read_dir(target).is_ok_and(|mut entries| entries.next().is_none()),
         Err(_) => true,
@@ -69,6 +77,11 @@ pub fn export(graph: &Graph, replaced: &[Initializer], target: &Path) -> Result<
     // A folder in the private one, so that it has the usual permissions.
     let folder = holder.path().join("model");
     fs::create_dir(&folder).map_err(failed)?;
+    for from in beside {
+        if let Some(name) = from.file_name() {
+            copy(from, &folder.join(name))?;
+        }
+    }
     fill(out, replaced, &folder)?;
     fs::rename(&folder, target).map_err(failed)?;
     // The rename is durable once the folder is; a file system that cannot flush a folder has nothing better to offer.

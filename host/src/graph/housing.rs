@@ -1,5 +1,6 @@
 //! Tensors laid out in one external data file: sorted by name, each at a multiple of 64 bytes, written as a stream.
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path;
 
@@ -87,7 +88,9 @@ impl Graph {
     /// external data is relative to. Inline tensors of fewer than `threshold` bytes stay inline. Sessions over
     /// external files share the pages; inline tensors are copied by each.
     ///
-    /// A graph with no inline tensor that large is returned as it is. A file that is there already is used again.
+    /// A graph with no inline tensor that large, and no data behind links that lead out of its folder, is returned as
+    /// it is. Where there are only such links, all to one other folder (a download cache), the graph refers to the
+    /// files there and nothing is written. A file that is there already is used again.
     ///
     /// # Errors
     /// `disk-full`, `file-write`, `folder-not-writable`, or values that are not there.
@@ -95,7 +98,23 @@ impl Graph {
         let inline = |i: &Initializer| i.location().is_ok_and(|l| l == Location::Inline);
         let big = |i: &Initializer| i.byte_len().is_ok_and(|n| n >= threshold);
         if !self.initializers().any(|i| inline(i) && big(i)) {
-            return Ok(self.clone());
+            let own = if self.folder().as_os_str().is_empty() { Path::new(".") } else { self.folder() };
+            let own = own.canonicalize().unwrap_or_else(|_| own.to_owned());
+            if self.external_paths().all(|(_, real)| real.starts_with(&own)) {
+                return Ok(self.clone());
+            }
+            if let Some((home, names)) = self.home() {
+                let mut out = self.clone();
+                for initializer in self.initializers() {
+                    if let Location::External { file, offset, length } = initializer.location()?
+                        && let Some(name) = names.get(file.as_str())
+                    {
+                        out.set_initializer(initializer.moved(name, offset, length));
+                    }
+                }
+                out.reopen(home)?;
+                return Ok(out);
+            }
         }
         let housing = Housing::of(self, |i| !inline(i) || big(i))?;
         let name = format!("weights-{}.data", housing.hash()?);
@@ -110,6 +129,21 @@ impl Graph {
         }
         out.reopen(folder)?;
         Ok(out)
+    }
+
+    /// The one folder that all external files lie in, behind links, and their names there by those that the graph
+    /// gives them; `None` if there are several folders.
+    fn home(&self) -> Option<(&Path, BTreeMap<&str, &str>)> {
+        let mut names = BTreeMap::new();
+        let mut home = None;
+        for (name, real) in self.external_paths() {
+            names.insert(name, real.file_name()?.to_str()?);
+            let parent = real.parent()?;
+            if *home.get_or_insert(parent) != parent {
+                return None;
+            }
+        }
+        Some((home?, names))
     }
 }
 
@@ -142,5 +176,33 @@ mod tests {
         // Nothing to move: the folder stays.
         let external = Graph::load(&zoo("dynamo-mask")).unwrap();
         assert_eq!(external.rehouse(cache.path(), 1 << 12).unwrap().folder(), external.folder());
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn files_behind_the_links_of_a_download_cache_are_used_where_they_are() {
+        let cache = tempfile::tempdir().unwrap();
+        let (blobs, snapshot) = (cache.path().join("blobs"), cache.path().join("snapshots/1"));
+        std::fs::create_dir_all(&blobs).unwrap();
+        std::fs::create_dir_all(&snapshot).unwrap();
+        let base = Graph::load(&zoo("dynamo-mask")).unwrap();
+        for (name, blob) in [("model.onnx", "aa"), ("model.onnx.data", "bb")] {
+            std::fs::copy(base.folder().join(name), blobs.join(blob)).unwrap();
+            std::os::unix::fs::symlink(Path::new("../../blobs").join(blob), snapshot.join(name)).unwrap();
+        }
+        let linked = Graph::load(&snapshot).unwrap();
+        let home = cache.path().join("home");
+        let moved = linked.rehouse(&home, 1 << 20).unwrap();
+        assert_eq!(moved.folder(), blobs.canonicalize().unwrap());
+        assert_eq!(moved.external_paths().map(|(name, _)| name).collect::<Vec<_>>(), ["bb"]);
+        assert!(!home.exists());
+        // With big inline tensors beside them, all go to one file.
+        let both = linked.rehouse(&home, 64).unwrap();
+        assert_eq!((both.folder(), both.external_paths().count()), (home.as_path(), 1));
+        for graph in [moved, both] {
+            for (before, after) in base.initializers().zip(graph.initializers()) {
+                assert_eq!(base.bytes(before).unwrap(), graph.bytes(after).unwrap(), "{}", before.name());
+            }
+        }
     }
 }

@@ -31,7 +31,7 @@ mod tests;
 pub use constant::Constant;
 pub use container::{Dim, Graph, Port};
 pub use dump::dump;
-pub use export::export;
+pub use export::{export, export_with};
 pub use external::ExternalFiles;
 pub use index::Index;
 pub use initializer::{Initializer, Location};

@@ -1,13 +1,13 @@
 //! Exporting: the model with its active patches as a plain ONNX model that any runtime loads.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::codes;
 use super::feed;
 use super::open::Model;
 use crate::anatomy::WeightEdge;
 use crate::base::{Error, Result};
-use crate::graph::{Graph, Initializer, Patch, export};
+use crate::graph::{Graph, Initializer, Patch, export_with};
 
 impl Model {
     /// Writes the model with its active patches baked in to a new folder, whole or not at all. Tensors that more than
@@ -15,7 +15,7 @@ impl Model {
     /// touched.
     ///
     /// # Errors
-    /// `export-target`, `file-write` or `disk-full`
+    /// `export-target`, `export-exists`, `file-write` or `disk-full`
     pub fn export(&self, target: &Path) -> Result<()> {
         let own = self.folder().canonicalize().ok();
         if own.is_some() && target.canonicalize().ok() == own {
@@ -23,15 +23,9 @@ impl Model {
             return Err(Error::new(&codes::EXPORT_TARGET, text).help("export to a folder of its own"));
         }
         let (graph, replaced) = self.baked()?;
-        export(&graph, &replaced, target)?;
-        for name in ["tokenizer.json", "tokenizer_config.json", "config.json", "generation_config.json"] {
-            let from = self.folder().join(name);
-            if from.is_file() {
-                let bytes = crate::base::atomic::read_bytes(&from)?;
-                crate::base::atomic::write_bytes(&target.join(name), &bytes)?;
-            }
-        }
-        Ok(())
+        let names = ["tokenizer.json", "tokenizer_config.json", "config.json", "generation_config.json"];
+        let beside: Vec<PathBuf> = names.iter().map(|n| self.folder().join(n)).filter(|p| p.is_file()).collect();
+        export_with(&graph, &replaced, &beside, target)
     }
 
     /// The graph with edited uses un-shared, and the tensors that are new.

@@ -12,8 +12,11 @@ use crate::anatomy::Anatomy;
 use crate::base::{Error, Hash, Hasher, Result, atomic};
 use crate::graph::{DType, Graph, Shapes};
 use crate::hooks::Values;
-use crate::runtime::{Device, ProgramOptions, Runtime, Tokenizer};
+use crate::runtime::{Device, ProgramOptions, Runtime, Tokenizer, provision};
 use crate::weights::{Journal, Overlay, Patch, PatchId};
+
+/// Inline tensors from this size on, in bytes, are written to the cache folder once, so that sessions share them.
+const SHARED_FROM: u64 = 1 << 20;
 
 /// How a model is opened.
 #[derive(Clone, Debug, Default)]
@@ -37,6 +40,8 @@ pub struct Model {
     tokenizer: Option<Tokenizer>,
     prefixes: Vec<String>,
     corpus: Option<PathBuf>,
+    /// The external files of the model as it was found, by name; the graph may refer to others.
+    data: Vec<(String, PathBuf)>,
     hash: OnceLock<Hash>,
     pub(super) programs: Programs,
     pub(super) journal: Mutex<Journal>,
@@ -58,9 +63,25 @@ impl Model {
     /// Whatever is wrong with the graph, its data, its anatomy, its tokenizer or the device; see the codes of `graph`,
     /// `anatomy` and `runtime`.
     pub fn open(path: &Path, runtime: &Runtime, options: &OpenOptions) -> Result<Self> {
+        let housing = provision::cache().map(|cache| (cache.join("models"), SHARED_FROM));
+        Self::open_housed(path, runtime, options, housing)
+    }
+
+    /// As [`Model::open`]; weights that sessions could not share go to a folder, inline ones from a size in bytes on.
+    pub(super) fn open_housed(
+        path: &Path,
+        runtime: &Runtime,
+        options: &OpenOptions,
+        housing: Option<(PathBuf, u64)>,
+    ) -> Result<Self> {
         let path = Graph::find(path)?;
         let folder = path.parent().map(Path::to_path_buf).unwrap_or_default();
-        let graph = Graph::load(&path)?;
+        let found = Graph::load(&path)?;
+        let data = found.external_paths().map(|(name, path)| (name.to_owned(), path.to_path_buf())).collect();
+        let graph = match housing {
+            Some((folder, threshold)) => found.rehouse(&folder, threshold)?,
+            None => found,
+        };
         let shapes = Shapes::infer(&graph)?;
         let anatomy = Anatomy::of(&graph, &shapes)?;
         if let Some((weight, place)) = anatomy.weights.iter().find(|(_, w)| w.dtype != DType::F32) {
@@ -87,6 +108,7 @@ impl Model {
             runtime: runtime.clone(),
             device: options.device,
             tokenizer,
+            data,
             hash: OnceLock::new(),
             programs,
             state: RwLock::new(Arc::new(State {
@@ -157,7 +179,7 @@ impl Model {
         }
         let mut hasher = Hasher::new();
         hasher.part(Hash::of(&atomic::read_bytes(&self.path)?).bytes());
-        for (name, path) in self.graph.external_paths() {
+        for (name, path) in &self.data {
             hasher.part(name).part(Hash::of_file(path)?.bytes());
         }
         Ok(*self.hash.get_or_init(|| hasher.finish()))

@@ -271,7 +271,48 @@ fn an_exported_model_is_the_patched_one_and_the_base_is_untouched() {
         assert_eq!(exported.weight(WeightRef::Unembedding).unwrap(), unembedding, "{export}");
         assert_eq!(before, bytes(), "{export}");
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "{export}");
+        // An export is a base model like any other, whose edits lie in a file of their own.
+        exported.commit(proposal(vec![low_rank(&exported, WeightRef::Block(0, Role::MlpOut), 0.1)])).unwrap();
+        let second = folder.path().join("again");
+        exported.export(&second).unwrap();
+        let again = Model::open(&second, &runtime::for_tests(), &OpenOptions::default()).unwrap();
+        let found = difference(&logits(&again, &rows, Vec::new()), &logits(&exported, &rows, Vec::new()));
+        assert!(found < 1e-4, "{export}: {found}");
+        assert!(second.join("edits.data").is_file() && second.join("more-edits.data").is_file());
     }
+}
+
+#[test]
+fn a_model_whose_weights_had_to_move_is_the_same_model() {
+    let rows = Records::open().rows();
+    let cache = tempfile::tempdir().unwrap();
+    let housing = Some((cache.path().join("models"), 256));
+    let plain = model("torchscript-nomask");
+    let moved = Model::open_housed(plain.path(), &runtime::for_tests(), &OpenOptions::default(), housing).unwrap();
+    assert_eq!(std::fs::read_dir(cache.path().join("models")).unwrap().count(), 1);
+    assert_eq!((moved.hash().unwrap(), moved.folder()), (plain.hash().unwrap(), plain.folder()));
+    let change = low_rank(&plain, WeightRef::Embedding, 0.1);
+    for under in [Vec::new(), vec![change]] {
+        assert_eq!(logits(&moved, &rows, under.clone()), logits(&plain, &rows, under));
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn a_model_in_a_download_cache_runs_and_keeps_its_hash() {
+    let rows = Records::open().rows();
+    let cache = tempfile::tempdir().unwrap();
+    let (blobs, snapshot) = (cache.path().join("blobs"), cache.path().join("snapshots/1"));
+    std::fs::create_dir_all(&blobs).unwrap();
+    std::fs::create_dir_all(&snapshot).unwrap();
+    let plain = model("dynamo-mask");
+    for (name, blob) in [("model.onnx", "aa"), ("model.onnx.data", "bb"), ("config.json", "cc")] {
+        std::fs::copy(plain.folder().join(name), blobs.join(blob)).unwrap();
+        std::os::unix::fs::symlink(PathBuf::from("../../blobs").join(blob), snapshot.join(name)).unwrap();
+    }
+    let linked = Model::open(&snapshot, &runtime::for_tests(), &OpenOptions::default()).unwrap();
+    assert_eq!(linked.hash().unwrap(), plain.hash().unwrap());
+    assert_eq!(logits(&linked, &rows, Vec::new()), logits(&plain, &rows, Vec::new()));
 }
 
 #[test]
