@@ -1,128 +1,360 @@
-//! The command line as a user meets it: exit codes, what goes where, and what is refused before anything runs.
+//! The command line as a user meets it: exit codes, what goes to which stream, and that every mistake has its code.
+//! The plugins of the workspace are used, so it has to be built as a whole: `cargo test --workspace`.
 
-use std::path::PathBuf;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-fn root() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..")
+use onnx_protobuf::{GraphProto, ModelProto, NodeProto, OperatorSetIdProto, ValueInfoProto};
+use protobuf::Message;
+use serde_json::Value;
+
+const EXPORTS: [&str; 7] = [
+    "dynamo-mask",
+    "dynamo-nomask",
+    "dynamo-raw",
+    "dynamo-sdpa",
+    "torchscript-mask",
+    "torchscript-nomask",
+    "torchscript-opset14",
+];
+
+fn engraft(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_engraft"));
+    command.args(args).stdin(Stdio::null()).env_remove("ENGRAFT_PLUGIN_PATH");
+    command
 }
 
-fn engraft(args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_engraft")).args(args).current_dir(root()).output().expect("engraft starts")
+fn run(args: &[&str]) -> Output {
+    engraft(args).output().expect("the binary starts")
 }
 
-/// Exit code, standard output and standard error.
-fn run(args: &[&str]) -> (i32, String, String) {
-    let out = engraft(args);
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    (out.status.code().unwrap_or(-1), text(&out.stdout), text(&out.stderr))
+fn out(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
+fn err(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// The command ends with the exit code and the error code, and its results stay empty. Returns the error.
 #[track_caller]
 fn refused(args: &[&str], exit: i32, code: &str) -> String {
-    let (found, _, err) = run(args);
-    assert!(err.contains(&format!("error[{code}]")), "{args:?}: {err}");
-    assert_eq!(found, exit, "{args:?}: {err}");
-    err
+    let output = run(args);
+    let error = err(&output);
+    assert_eq!(output.status.code(), Some(exit), "{args:?}: {error}");
+    assert!(error.contains(&format!("error[{code}]: ")), "{args:?}: {error}");
+    assert_eq!(out(&output), "", "{args:?}");
+    error
 }
 
-fn experiment(folder: &std::path::Path, text: &str) -> String {
-    let path = folder.join("experiment.toml");
-    std::fs::write(&path, text).expect("is written");
-    path.to_str().expect("is UTF-8").to_owned()
+fn repository() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+fn zoo(export: &str) -> String {
+    repository().join(format!("tests/zoo/gpt2-{export}")).display().to_string()
+}
+
+fn atlas() -> String {
+    repository().join("examples/atlas/model").display().to_string()
+}
+
+/// The library of a method of the workspace.
+#[track_caller]
+fn plugin(name: &str) -> String {
+    let file = Path::new(env!("CARGO_BIN_EXE_engraft")).with_file_name(format!("deps/libengraft_{name}.so"));
+    assert!(file.is_file(), "{} is not built: test the whole workspace", file.display());
+    file.display().to_string()
+}
+
+/// An experiment on a folder that is no model: whoever opens it fails with a code of its own.
+fn experiment(folder: &Path, data: &str, plugin: &str) -> String {
+    let model = folder.join("model");
+    fs::create_dir_all(&model).expect("a folder can be made");
+    fs::write(folder.join("facts.json"), "[]").expect("a file can be written");
+    let file = folder.join("experiment.toml");
+    let text = format!(
+        "name = \"x\"\nseed = 1\n\n[model]\npath = \"model\"\n\n[data]\nkind = \"counterfact\"\n{data}\n\n\
+         [[method]]\nplugin = \"{plugin}\"\nparams = {{ layer = 0 }}\n"
+    );
+    fs::write(&file, text).expect("a file can be written");
+    file.display().to_string()
 }
 
 #[test]
-fn help_version_and_misspelt_commands() {
-    let (code, out, _) = run(&["--help"]);
-    assert_eq!(code, 0);
+fn help_has_examples_and_the_version_names_the_runtime() {
     for command in ["run", "edit", "ask", "export", "inspect", "plugins", "setup", "explain"] {
-        assert!(out.contains(command), "{command}");
+        let output = run(&[command, "--help"]);
+        assert_eq!(output.status.code(), Some(0));
+        assert!(out(&output).contains(&format!("Example: engraft {command}")), "{command}");
     }
-    assert_eq!(run(&["--version"]).0, 0);
-    assert_eq!(run(&["rnu"]).0, 2);
-    assert_eq!(run(&["ask", "somewhere"]).0, 2);
+    let version = out(&run(&["--version"]));
+    assert!(version.starts_with("engraft ") && version.contains("ONNX Runtime 1."), "{version}");
 }
 
 #[test]
-fn codes_are_explained_and_the_nearest_one_is_named() {
-    let (code, out, _) = run(&["explain", "delta-not-finite"]);
-    assert!(code == 0 && out.contains("NaN"), "{out}");
-    assert!(refused(&["explain", "delta-not-finit"], 2, "code-unknown").contains("`delta-not-finite`"));
-    let (code, out, _) = run(&["explain"]);
-    assert!(code == 0 && out.lines().count() > 80);
+fn a_command_line_that_cannot_be_is_exit_2() {
+    for args in [&[][..], &["frobnicate"], &["ask"], &["run"], &["inspect", "m", "--frobnicate"]] {
+        let output = run(args);
+        assert_eq!((output.status.code(), out(&output)), (Some(2), String::new()), "{args:?}");
+    }
+    let edit = |more: &[&'static str]| refused(&[&["edit", "m", "--plugin", "rome"], more].concat(), 2, "usage");
+    let error = edit(&["--prompt", "Ada is", "--subject", "Ada", "--target", "x"]);
+    assert!(error.contains("help: write `{} is`"), "{error}");
+    edit(&["--prompt", "{} is", "--target", "x"]);
+    edit(&["--prompt", "{} is", "--subject", "Ada", "--target", ""]);
+    refused(&["ask", "m", "hi", "--top-k", "0"], 2, "usage");
+    let error = refused(&["run", "x.toml", "--regime", "argmx"], 2, "usage");
+    assert!(error.contains("probability"), "{error}");
 }
 
 #[test]
-fn a_wrong_configuration_is_refused_with_its_place_before_a_model_is_opened() {
+fn codes_are_explained() {
+    let list = out(&run(&["explain"]));
+    assert!(list.contains("weights     delta-not-finite") && list.lines().count() > 80, "{list}");
+    let one = out(&run(&["explain", "delta-not-finite"]));
+    assert!(one.starts_with("delta-not-finite (exit code 5)\n\n") && one.contains("NaN"), "{one}");
+    let error = refused(&["explain", "delta-not-finte"], 2, "code-unknown");
+    assert!(error.contains("did you mean `delta-not-finite`?"), "{error}");
+    let error = refused(&["explain", "a-plugins-very-own"], 2, "code-unknown");
+    assert!(error.contains("README"), "{error}");
+}
+
+#[test]
+fn an_experiment_is_refused_at_its_place_before_a_model_is_opened() {
     let folder = tempfile::tempdir().unwrap();
-    let text =
-        "name = 'x'\nseed = 1\n[model]\npath = 'nowhere'\n[data]\nkind = 'counterfact'\npath = 'no.json'\nlimt = 3\n";
-    let err = refused(&["run", &experiment(folder.path(), text)], 3, "config-key");
-    assert!(err.contains("line 8, column 1") && err.contains("`limit`"), "{err}");
-    let err = refused(&["run", &experiment(folder.path(), "name = \n")], 3, "config-syntax");
-    assert!(err.contains("line 1"), "{err}");
-    let quickstart = "examples/experiments/quickstart.toml";
-    let err = refused(&["run", quickstart, "--set", "method.0.params.layr=1"], 3, "config-param");
-    assert!(err.contains("layer"), "{err}");
-    refused(&["run", quickstart, "--set", "method.0.plugin=nowhere"], 5, "plugin-missing");
-    refused(&["run", quickstart, "--set", "run.mode=batch"], 3, "config-mode");
-    refused(&["run", quickstart, "--set", "run.out=/proc/nowhere"], 6, "run-folder");
+    let file = experiment(folder.path(), "path = \"facts.json\"\nlimt = 3", "rome");
+    let error = refused(&["run", &file], 3, "config-key");
+    assert!(error.contains("experiment.toml, line 10, column 1") && error.contains("`limit`"), "{error}");
+    let file = experiment(folder.path(), "path = \"facts.json\"", "rome");
+    let error = refused(&["run", &file, "--set", "run.mod=batch"], 3, "config-key");
+    assert!(error.contains("--set run.mod=batch") && error.contains("`mode`"), "{error}");
+    refused(&["run", &file, "--set", "method.7.plugin=x"], 3, "config-override");
+    refused(&["run", &file, "--set", "run.mode=batch"], 3, "config-mode");
+    let error = refused(&["run", &file, "--set", "method.0.params={ layr = 1 }"], 3, "config-param");
+    assert!(error.contains("`layer`"), "{error}");
+    refused(&["run", "/absent/x.toml"], 3, "config-unreadable");
+    let broken = folder.path().join("broken.toml");
+    fs::write(&broken, "name = \n").unwrap();
+    let error = refused(&["run", &broken.display().to_string()], 3, "config-syntax");
+    assert!(error.contains("line 1"), "{error}");
+    refused(&["run", "--resume", "/absent"], 3, "resume-missing");
+    let file = experiment(folder.path(), "path = \"facts.json\"", "no-such-method");
+    refused(&["run", &file], 5, "plugin-missing");
+    let library = folder.path().join("libfake.so");
+    fs::write(&library, "text").unwrap();
+    refused(&["plugins", "check", &library.display().to_string()], 5, "plugin-file");
 }
 
 #[test]
-fn models_that_are_not_there_or_not_models_are_named() {
+fn a_run_folder_that_cannot_be_written_stops_the_run_before_it_begins() {
+    let plugin = plugin("rome");
     let folder = tempfile::tempdir().unwrap();
-    refused(&["inspect", "nowhere"], 4, "model-missing");
-    refused(&["ask", "nowhere", "hello"], 4, "model-missing");
-    let path = folder.path().join("model.onnx");
-    for bytes in [&b""[..], b"not a model", b"\x08\x07\x12\x03abc"] {
-        std::fs::write(&path, bytes).unwrap();
-        refused(&["inspect", path.to_str().unwrap()], 4, "model-not-onnx");
+    let file = experiment(folder.path(), "path = \"facts.json\"", &plugin);
+    let fact = r#"[{"case_id": 0, "requested_rewrite": {"prompt": "{} is", "subject": "Ada",
+        "target_new": {"str": "x"}, "target_true": {"str": "y"}},
+        "paraphrase_prompts": [], "neighborhood_prompts": []}]"#;
+    fs::write(folder.path().join("facts.json"), fact).unwrap();
+    fs::write(folder.path().join("taken"), "a file").unwrap();
+    let taken = format!("run.out={}", folder.path().join("taken/runs").display());
+    refused(&["run", &file, "--set", &taken], 6, "run-folder");
+    let free = format!("run.out={}", folder.path().join("runs").display());
+    let output = run(&["run", &file, "--set", &free]);
+    assert_eq!(output.status.code(), Some(4), "the next thing to fail is the model: {}", err(&output));
+}
+
+#[test]
+fn models_that_cannot_be_read_are_exit_4() {
+    refused(&["inspect", "/absent"], 4, "model-missing");
+    refused(&["ask", "/absent", "hi"], 4, "model-missing");
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("model.onnx");
+    let path = file.display().to_string();
+    let whole = fs::read(Path::new(&zoo("dynamo-mask")).join("model.onnx")).unwrap();
+    for bytes in [&whole[..whole.len() / 2], b"text", b"", b"\x08\x07\x12\x03abc"] {
+        fs::write(&file, bytes).unwrap();
+        refused(&["inspect", &path], 4, "model-not-onnx");
     }
-    refused(&["ask", "tests/zoo/gpt2-dynamo-mask", "hello"], 4, "tokenizer-missing");
+    let error = refused(&["ask", &zoo("dynamo-mask"), "hi"], 4, "tokenizer-missing");
+    assert!(error.contains("tokenizer.json"), "{error}");
 }
 
 #[test]
-fn an_anatomy_is_shown_and_checked_by_numbers() {
-    for export in ["dynamo-mask", "dynamo-sdpa", "torchscript-mask", "torchscript-opset14"] {
-        let model = format!("tests/zoo/gpt2-{export}");
-        let (code, out, err) = run(&["inspect", &model, "--check"]);
-        assert_eq!(code, 0, "{export}: {err}");
-        assert!(
-            out.contains("blocks.2.mlp.post") && out.contains("W_gate") && out.contains("the largest error"),
-            "{out}"
-        );
-        let (code, out, _) = run(&["inspect", &model, "--json"]);
-        let found: serde_json::Value = serde_json::from_str(&out).unwrap();
-        assert_eq!((code, &found["anatomy"]["layers"]), (0, &serde_json::json!(3)));
+fn anatomies_are_shown_as_text_and_json_and_hold_in_numbers() {
+    for export in EXPORTS {
+        let output = run(&["inspect", &zoo(export), "--check"]);
+        let text = out(&output);
+        assert_eq!(output.status.code(), Some(0), "{export}: {}", err(&output));
+        assert!(text.starts_with("3 blocks, d_model 32, d_mlp 128, 4 heads of 8"), "{text}");
+        assert!(text.lines().any(|l| l.contains("blocks.2.mlp.pre_linear") && l.contains("absent")), "{text}");
+        assert!(text.contains("blocks.2 mlp.out = mlp.post W_out + b_out"), "{text}");
+        assert!(text.contains("the largest error is "), "{text}");
+
+        let output = run(&["inspect", &zoo(export), "--json", "--check"]);
+        let found: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!((&found["anatomy"]["layers"], &found["problems"]), (&3.into(), &Value::Array(vec![])));
+        let rows = found["anatomy"]["rows"].as_array().unwrap();
+        assert!(rows.iter().any(|row| row["name"] == "blocks.1.attn.pattern" && row["edge"].is_string()));
+        assert!(rows.iter().all(|row| row["evidence"] != ""), "everything has evidence or a reason");
+        let identities = found["identities"].as_array().unwrap();
+        assert!(identities.len() >= 3 + 3 * 12, "{export}: {}", identities.len());
+        let off = |i: &Value| i["error"].as_f64().unwrap() / i["scale"].as_f64().unwrap();
+        assert!(identities.iter().all(|i| off(i) < 1e-5), "{export}");
     }
 }
 
 #[test]
-fn a_reader_that_goes_away_ends_the_command_quietly() {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_engraft"))
-        .arg("explain")
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    drop(child.stdout.take());
-    let out = child.wait_with_output().unwrap();
-    assert_eq!((out.status.code(), out.stderr.len()), (Some(0), 0));
+fn an_identity_that_does_not_hold_is_exit_4() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = PathBuf::from(zoo("dynamo-mask"));
+    fs::copy(source.join("model.onnx"), folder.path().join("model.onnx")).unwrap();
+    // Every weight is NaN: no identity holds, and none may pass for want of a comparison.
+    let bytes = fs::metadata(source.join("model.onnx.data")).unwrap().len() as usize;
+    fs::write(folder.path().join("model.onnx.data"), vec![0xff; bytes]).unwrap();
+    let output = run(&["inspect", &folder.path().display().to_string(), "--check"]);
+    assert_eq!(output.status.code(), Some(4), "{}", err(&output));
+    assert!(err(&output).contains("error[check-failed]: "), "{}", err(&output));
+    assert!(out(&output).contains("NaN"), "{}", out(&output));
 }
 
 #[test]
-fn the_shipped_model_answers_and_knows_its_facts() {
-    let data: serde_json::Value =
-        serde_json::from_slice(&std::fs::read(root().join("examples/atlas/counterfact.json")).unwrap()).unwrap();
-    let rewrite = &data[0]["requested_rewrite"];
-    let text = |v: &serde_json::Value| v.as_str().unwrap().to_owned();
-    let prompt = text(&rewrite["prompt"]).replace("{}", &text(&rewrite["subject"]));
-    let (code, out, err) = run(&["ask", "examples/atlas/model", &prompt, "--json"]);
-    assert_eq!(code, 0, "{err}");
-    let found: serde_json::Value = serde_json::from_str(&out).unwrap();
-    assert!(text(&found["text"]).starts_with(&format!(" {}", text(&rewrite["target_true"]["str"]))), "{out}");
-    refused(&["ask", "examples/atlas/model", &prompt, "--patch", "README.md"], 4, "patch-file");
-    refused(&["ask", "examples/atlas/model", &"long ".repeat(300)], 3, "row-too-long");
+fn a_graph_that_is_no_transformer_is_shown_as_far_as_it_was_read() {
+    let port = |name: &str| ValueInfoProto { name: name.into(), ..Default::default() };
+    let node =
+        NodeProto { op_type: "Relu".into(), input: vec!["x".into()], output: vec!["y".into()], ..Default::default() };
+    let graph = GraphProto {
+        name: "g".into(),
+        node: vec![node],
+        input: vec![port("x")],
+        output: vec![port("y")],
+        ..Default::default()
+    };
+    let opset_import = vec![OperatorSetIdProto { version: 18, ..Default::default() }];
+    let model = ModelProto { ir_version: 9, opset_import, graph: Some(graph).into(), ..Default::default() };
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("model.onnx"), model.write_to_bytes().unwrap()).unwrap();
+    let output = run(&["inspect", &folder.path().display().to_string()]);
+    assert_eq!(output.status.code(), Some(4));
+    assert!(err(&output).contains("error[anatomy-not-found]: "), "{}", err(&output));
+    assert!(out(&output).starts_with("0 blocks"), "{}", out(&output));
+}
+
+#[test]
+fn a_reader_that_goes_away_changes_nothing_and_a_full_disk_is_told() {
+    for args in [&["explain"][..], &["inspect", &zoo("dynamo-mask")], &["--help"]] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let output = engraft(args).stdout(writer).stderr(Stdio::piped()).output().unwrap();
+        assert_eq!((output.status.code(), err(&output)), (Some(0), String::new()), "{args:?}");
+    }
+    let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let output = engraft(&["explain"]).stdout(full).stderr(Stdio::piped()).output().unwrap();
+    assert_eq!(output.status.code(), Some(6));
+    assert!(err(&output).contains("error[output-failed]: "), "{}", err(&output));
+}
+
+#[test]
+fn prompts_are_continued_and_cut_where_asked() {
+    let model = atlas();
+    let ask = |more: &[&str]| {
+        let output = run(&[&["ask", &model, "The birthplace of Tono Tuxbik is", "--json"], more].concat());
+        assert_eq!(output.status.code(), Some(0), "{}", err(&output));
+        let answer: Value = serde_json::from_slice(&output.stdout).unwrap();
+        (answer["text"].as_str().unwrap().to_owned(), answer["tokens"].as_array().unwrap().len())
+    };
+    let (whole, tokens) = ask(&[]);
+    assert!(whole.starts_with(" Mosdril"), "the model knows its facts: {whole:?}");
+    let (cut, fewer) = ask(&["--stop", "."]);
+    assert!(whole.starts_with(&format!("{cut}.")) && fewer < tokens && !cut.is_empty(), "{whole:?} {cut:?}");
+    let drawn = || ask(&["--top-k", "8", "--temperature", "3", "--seed", "5"]);
+    assert_eq!(drawn(), drawn());
+    refused(&["ask", &model, ""], 3, "row-empty");
+    refused(&["ask", &model, &"long ".repeat(300)], 3, "row-too-long");
+    let readme = repository().join("README.md").display().to_string();
+    refused(&["ask", &model, "hi", "--patch", &readme], 4, "patch-file");
+}
+
+#[test]
+fn an_edit_is_shown_saved_used_and_exported() {
+    let plugin = plugin("rome");
+    let folder = tempfile::tempdir().unwrap();
+    let place = |name: &str| folder.path().join(name).display().to_string();
+    let (patch, exported, model) = (place("edit.safetensors"), place("edited"), atlas());
+    let (prompt, subject, target) = ("{} is a native of", "Tono Tuxbik", "Grasnan");
+    let edit = ["--prompt", prompt, "--subject", subject, "--target", target, "--json"];
+    let params = ["--param", "layer=0", "--param", "prefixes=fixed", "--save", &patch];
+    let output = run(&[&["edit", &model, "--plugin", &plugin], &edit[..], &params].concat());
+    assert_eq!(output.status.code(), Some(0), "{}", err(&output));
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let probability = |when: &str| report[when]["target_probability"].as_f64().unwrap();
+    assert!(probability("before") < 0.1 && probability("after") > 0.5, "{report}");
+
+    let asked = "Tono Tuxbik is a native of";
+    let text = |model: &str, more: &[&str]| {
+        let output = run(&[&["ask", model, asked, "--max-new", "12"], more].concat());
+        assert_eq!(output.status.code(), Some(0), "{}", err(&output));
+        out(&output).trim_end().to_owned()
+    };
+    let after = format!("{asked}{}", report["after"]["text"].as_str().unwrap());
+    assert_eq!(text(&model, &["--patch", &patch]), after.trim_end());
+    assert_eq!(run(&["export", &model, "--patch", &patch, "--out", &exported]).status.code(), Some(0));
+    assert_eq!(text(&exported, &[]), after.trim_end());
+    refused(&["ask", &exported, asked, "--patch", &patch], 4, "patch-base");
+    refused(
+        &["edit", &model, "--plugin", &plugin, "--prompt", "x", "--target", "y", "--param", "layr=0"],
+        3,
+        "param-unknown",
+    );
+}
+
+#[test]
+fn a_plugin_is_listed_and_checked() {
+    let plugin = plugin("rome");
+    let output = run(&["plugins", "check", &plugin]);
+    assert_eq!(output.status.code(), Some(0), "{}", err(&output));
+    assert!(out(&output).contains("takes a layer, counted from 0"), "{}", out(&output));
+    let listed: Value = serde_json::from_slice(&run(&["plugins", "list", "--json"]).stdout).unwrap();
+    assert!(listed.as_array().unwrap().iter().any(|p| p["name"] == "rome"), "{listed}");
+}
+
+#[test]
+fn an_interrupted_run_leaves_whole_lines_and_can_be_continued() {
+    let plugin = plugin("ft");
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("experiment.toml");
+    let atlas = repository().join("examples/atlas").canonicalize().unwrap();
+    let text = format!(
+        "name = \"x\"\nseed = 1\n[model]\npath = \"{0}/model\"\n[data]\nkind = \"counterfact\"\n\
+         path = \"{0}/counterfact.json\"\nlimit = 12\n[run]\nout = \"{1}\"\n[[method]]\nplugin = \"{plugin}\"\n\
+         params = {{ layers = [0] }}\n",
+        atlas.display(),
+        folder.path().display()
+    );
+    fs::write(&file, text).unwrap();
+    let mut child = engraft(&["run", &file.display().to_string()]).stderr(Stdio::null()).spawn().unwrap();
+    let cases = || {
+        let run = fs::read_dir(folder.path()).unwrap().flatten().find(|e| e.path().is_dir())?.path();
+        fs::read_to_string(run.join("cases.jsonl")).ok().map(|text| (run, text))
+    };
+    while cases().is_none_or(|(_, text)| text.lines().count() < 2) {
+        assert!(child.try_wait().unwrap().is_none(), "the run ended by itself");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    let (run_folder, text) = cases().unwrap();
+    assert!(text.ends_with('\n') && text.lines().all(|line| serde_json::from_str::<Value>(line).is_ok()));
+    let lines_before = text.lines().count();
+    let (again, file) = (run_folder.display().to_string(), file.display().to_string());
+    refused(&["run", &file, "--resume", &again, "--set", "seed=2"], 3, "resume-differs");
+
+    let output = run(&["run", "--resume", &again, "--json"]);
+    assert_eq!(output.status.code(), Some(0), "{}", err(&output));
+    let (_, all) = cases().unwrap();
+    assert!(all.starts_with(&text) && lines_before < 12 && all.lines().count() == 12, "{all}");
+    let summary: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((&summary["methods"][0]["cases"], &summary["methods"][0]["failed"]), (&12.into(), &0.into()));
+    let written: Value = serde_json::from_slice(&fs::read(run_folder.join("summary.json")).unwrap()).unwrap();
+    assert_eq!(written, summary);
 }

@@ -269,19 +269,22 @@ fn check(name: &str, kind: &ParamKind, value: &ParamValue) -> Result<ParamValue,
         (ParamKind::List(element), ParamValue::List(values)) => {
             Ok(ParamValue::List(values.iter().map(|v| check(name, element, v)).collect::<Result<_, MethodError>>()?))
         }
-        (kind, value) => Err(wrong(name, &expectation(kind), value)),
+        (kind, value) => Err(wrong(name, &kind.to_string(), value)),
     }
 }
 
-fn expectation(kind: &ParamKind) -> String {
-    match kind {
-        ParamKind::Flag => "true or false".into(),
-        ParamKind::Integer { min, max } => format!("a whole number from {min} to {max}"),
-        ParamKind::Number { min, max } => format!("a number from {min} to {max}"),
-        ParamKind::Layer => "a layer, counted from 0".into(),
-        ParamKind::Choice(words) => format!("one of {}", words.join(", ")),
-        ParamKind::Text => "a string".into(),
-        ParamKind::List(element) => format!("a list of values, each {}", expectation(element)),
+/// What it takes, in words.
+impl fmt::Display for ParamKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Flag => f.write_str("true or false"),
+            Self::Integer { min, max } => write!(f, "a whole number from {min} to {max}"),
+            Self::Number { min, max } => write!(f, "a number from {min} to {max}"),
+            Self::Layer => f.write_str("a layer, counted from 0"),
+            Self::Choice(words) => write!(f, "one of {}", words.join(", ")),
+            Self::Text => f.write_str("a string"),
+            Self::List(element) => write!(f, "a list of values, each {element}"),
+        }
     }
 }
 

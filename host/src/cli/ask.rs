@@ -8,12 +8,12 @@ use serde::Serialize;
 
 use super::{ModelArgs, apply, cancel_on_interrupt, out, usage};
 use crate::base::Result;
+use crate::runtime::Tokenizer;
 
 /// Let the model continue a prompt, with or without patches.
 #[derive(Args)]
-#[command(
-    after_help = "Example: engraft ask examples/atlas/model \"The capital of Orvia is\" --patch edit.safetensors"
-)]
+#[command(after_help = "Example: engraft ask examples/atlas/model \"The birthplace of Tono Tuxbik is\" --stop . \
+    --patch edit.safetensors")]
 pub(super) struct Ask {
     #[command(flatten)]
     model: ModelArgs,
@@ -34,6 +34,9 @@ pub(super) struct Ask {
     /// Seeds the draws.
     #[arg(long, default_value_t = 0, requires = "top_k")]
     seed: u64,
+    /// End the answer before this text; may be given several times.
+    #[arg(long = "stop", value_name = "TEXT")]
+    stops: Vec<String>,
     /// Print JSON.
     #[arg(long)]
     json: bool,
@@ -57,6 +60,9 @@ impl Ask {
             }
             Some(k) => Decoding::TopK { k, temperature: self.temperature, seed: self.seed },
         };
+        if self.stops.iter().any(String::is_empty) {
+            return Err(usage("--stop takes a text that is not empty"));
+        }
         let cancel = cancel_on_interrupt();
         let model = self.model.open()?;
         let tokenizer = model.tokenizer()?;
@@ -64,12 +70,27 @@ impl Ask {
         let rows = vec![tokenizer.encode(&self.prompt)?.ids];
         let stop = tokenizer.end_tokens().to_vec();
         let request = GenerateRequest { rows, max_new: self.max_new, decoding, stop, under: Vec::new() };
-        let tokens = model.generate_until(&request, Some(&cancel))?.remove(0);
-        let text = tokenizer.decode(&tokens)?;
+        let mut tokens = model.generate_until(&request, Some(&cancel))?.remove(0);
+        let text = cut(tokenizer, &mut tokens, &self.stops)?;
         if !self.json {
             return out::line(format_args!("{}{text}", self.prompt));
         }
         let patches = model.patches().iter().map(|(id, _)| id.to_string()).collect();
         out::json(&Answer { prompt: &self.prompt, text, tokens, patches })
     }
+}
+
+/// The text of the tokens before the first of `stops`; the tokens after the one that completes it are dropped.
+fn cut(tokenizer: &Tokenizer, tokens: &mut Vec<u32>, stops: &[String]) -> Result<String> {
+    let read = if stops.is_empty() { tokens.len()..=tokens.len() } else { 0..=tokens.len() };
+    let mut text = String::new();
+    for n in read {
+        text = tokenizer.decode(&tokens[..n])?;
+        if let Some(at) = stops.iter().filter_map(|stop| text.find(stop.as_str())).min() {
+            tokens.truncate(n);
+            text.truncate(at);
+            break;
+        }
+    }
+    Ok(text)
 }

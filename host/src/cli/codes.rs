@@ -12,5 +12,7 @@ codes! {
         would be wrong. Please report the model's architecture and exporter.";
     Plugin FINDINGS "plugin-findings" "A plugin was checked and something was found. The findings are listed above the \
         error.";
-    Runtime OUTPUT "output-closed" "What the command printed to was closed, or could not be written to.";
+    Runtime OUTPUT "output-failed" "The standard output could not be written to, for instance because it is a file on a \
+        full disk. The cause underneath is the operating system's own. A reader that merely stops reading, like \
+        `head`, is no error.";
 }

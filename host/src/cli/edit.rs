@@ -1,13 +1,15 @@
 //! `engraft edit`: one edit, with what the model says before and after.
 
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use clap::Args;
 use engraft_plugin_api::{Decoding, EditRequest, GenerateRequest, Level, Target};
 use serde::Serialize;
 
 use super::{ModelArgs, PluginPath, cancel_on_interrupt, out, shown, usage};
-use crate::base::Result;
+use crate::base::{Result, atomic};
 use crate::model::{Continuation, Model, Proposal};
 use crate::plugins::{Access, Listener, params};
 
@@ -15,8 +17,8 @@ use crate::plugins::{Access, Listener, params};
 /// the edit as a patch file.
 #[derive(Args)]
 #[command(
-    after_help = "Example: engraft edit examples/atlas/model --plugin rome --param layer=0 --param prefixes=fixed \
-    --prompt \"The birthplace of {} is\" --subject \"Ada Vorn\" --target Kelm --save edit.safetensors"
+    after_help = "Example: engraft edit examples/atlas/model --plugin rome --preset plugins/rome/presets/atlas.toml \
+    --prompt \"{} is a native of\" --subject \"Tono Tuxbik\" --target Grasnan --save edit.safetensors"
 )]
 pub(super) struct EditOne {
     #[command(flatten)]
@@ -74,8 +76,13 @@ struct Said {
     target_probability: f64,
 }
 
-/// Passes on what a method says.
-struct Voice;
+/// How long progress keeps quiet between two lines.
+const QUIET: Duration = Duration::from_secs(5);
+
+/// Passes on what a method says, and every few seconds how far it is.
+struct Voice {
+    said: Mutex<Instant>,
+}
 
 impl Listener for Voice {
     fn log(&self, level: Level, message: &str) {
@@ -84,11 +91,18 @@ impl Listener for Voice {
         }
     }
 
-    fn progress(&self, _: u64, _: u64, _: &str) {}
+    fn progress(&self, done: u64, total: u64, what: &str) {
+        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        if said.elapsed() > QUIET {
+            *said = Instant::now();
+            out::note(format_args!("{what}: {done} of {total}"));
+        }
+    }
 }
 
 impl EditOne {
     pub(super) fn run(&self) -> Result<()> {
+        self.check()?;
         let library = self.path.registry().load(&self.plugin, Path::new("."), None)?;
         let given = params::of_command_line(self.preset.as_deref(), &self.params)?;
         let method = library.create(library.configure(&given)?)?;
@@ -98,13 +112,17 @@ impl EditOne {
             subject: self.subject.clone(),
             target: Target { new: self.target.clone(), old: self.old.clone() },
         };
-        let prompt =
-            request.filled().map_err(|e| usage(e.message).help("write `{}` in --prompt where --subject stands"))?;
+        let prompt = request.filled()?;
+        if let Some(path) = &self.save {
+            let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+            atomic::check_writable(folder.unwrap_or(Path::new(".")))?;
+        }
         let cancel = cancel_on_interrupt();
         let model = self.model.open()?;
         let before = self.listen(&model, &prompt)?;
-        let access = Access { corpus: self.corpus.clone(), listener: &Voice, ..Access::new(&model, cancel, self.seed) };
-        let began = std::time::Instant::now();
+        let voice = Voice { said: Mutex::new(Instant::now()) };
+        let access = Access { corpus: self.corpus.clone(), listener: &voice, ..Access::new(&model, cancel, self.seed) };
+        let began = Instant::now();
         let changes = method.edit(&access, std::slice::from_ref(&request))?;
         let id = model.commit(Proposal {
             method: library.descriptor().name.clone(),
@@ -130,6 +148,24 @@ impl EditOne {
         }
         let kept = self.save.as_deref().map_or(String::new(), |path| format!(", saved to {}", shown(path)));
         out::line(format_args!("patch {id} of {} in {seconds:.3} s{kept}", library.descriptor().name))
+    }
+
+    /// Refuses a request that no method could read, before anything is loaded.
+    fn check(&self) -> Result<()> {
+        let holes = self.prompt.matches("{}").count();
+        match &self.subject {
+            Some(subject) if subject.is_empty() => Err(usage("--subject is empty")),
+            Some(subject) if holes != 1 => {
+                let text = format!("--prompt holds `{{}}` {holes} times, expected once, where the subject stands");
+                Err(usage(text).help(match self.prompt.contains(subject.as_str()) {
+                    true => format!("write `{}`", self.prompt.replacen(subject.as_str(), "{}", 1)),
+                    false => "e.g. --prompt \"The birthplace of {} is\"".to_owned(),
+                }))
+            }
+            None if holes > 0 => Err(usage("--prompt holds `{}`, but no --subject is given that stands there")),
+            _ if self.target.trim().is_empty() => Err(usage("--target is empty")),
+            _ => Ok(()),
+        }
     }
 
     /// What the model writes after the prompt, and how probable the target is there.

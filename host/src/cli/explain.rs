@@ -26,9 +26,10 @@ impl Explain {
         let Some(code) = crate::codes::find(id) else {
             let known = crate::codes::all().into_iter().flat_map(|(_, codes)| codes).map(|c| c.id);
             let error = Error::new(&codes::CODE_UNKNOWN, format!("there is no error code `{id}`"));
+            let more = "`engraft explain` lists all codes; a plugin's own stand in its README";
             return Err(match engraft_plugin_api::params::nearest(id, known) {
-                Some(near) => error.help(format!("did you mean `{near}`?")),
-                None => error,
+                Some(near) => error.help(format!("did you mean `{near}`? {more}")),
+                None => error.help(more),
             });
         };
         out::line(format_args!("{} (exit code {})\n", code.id, code.class.exit_code()))?;

@@ -78,7 +78,7 @@ impl Inspect {
             problems.iter().for_each(|p| out::note(format_args!("also: {p}")));
             return Err(first);
         }
-        match worst.filter(|w| share(w).is_nan() || share(w) > TOLERANCE) {
+        match worst.filter(|w| share(w) > TOLERANCE) {
             Some(worst) => {
                 let at = worst.layer.map_or(String::new(), |l| format!(" of block {l}"));
                 let text = format!("`{}`{at} is off by {} of {}", worst.identity, worst.error, worst.scale);
@@ -89,8 +89,10 @@ impl Inspect {
     }
 }
 
+/// The error as a share of the scale; infinite where a value is not a number.
 fn share(deviation: &Deviation) -> f32 {
-    deviation.error / deviation.scale.max(1.0)
+    let share = if deviation.error == 0.0 { 0.0 } else { deviation.error / deviation.scale };
+    if share.is_nan() { f32::INFINITY } else { share }
 }
 
 /// Runs two rows of token ids spread over the vocabulary.
@@ -134,5 +136,5 @@ fn print(table: &Table) -> Result<()> {
         let edge = row.edge.clone().unwrap_or_else(|| "absent".into());
         rows.add_row([row.name.clone(), row.shape.clone(), edge, row.evidence.clone()]);
     }
-    out::line(rows)
+    out::line(rows.trim_fmt())
 }

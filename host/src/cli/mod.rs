@@ -16,7 +16,7 @@ mod setup;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use clap::{Args, Parser, Subcommand};
 
@@ -28,10 +28,17 @@ use crate::weights::Patch;
 
 /// Runs ONNX language models and corrects them with editing methods loaded as plugins.
 #[derive(Parser)]
-#[command(name = "engraft", version, arg_required_else_help = true)]
+#[command(name = "engraft", version = version(), arg_required_else_help = true)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
+}
+
+/// The version of engraft and of the ONNX Runtime that it fetches.
+fn version() -> &'static str {
+    static TEXT: LazyLock<String> =
+        LazyLock::new(|| format!("{} (ONNX Runtime {})", env!("CARGO_PKG_VERSION"), runtime::provision::VERSION));
+    &TEXT
 }
 
 #[derive(Subcommand)]

@@ -1,4 +1,4 @@
-//! All printing. A reader that goes away (`| head`) ends the command quietly.
+//! All printing. A reader that goes away (`| head`) is no error: the command ends as if it had read on.
 
 use std::fmt::Display;
 use std::io::{self, ErrorKind, IsTerminal, Write};
@@ -12,7 +12,7 @@ use crate::base::{Error, Result};
 pub(super) fn line(text: impl Display) -> Result<()> {
     match writeln!(io::stdout().lock(), "{text}") {
         Ok(()) => Ok(()),
-        Err(e) if e.kind() == ErrorKind::BrokenPipe => std::process::exit(0),
+        Err(e) if e.kind() == ErrorKind::BrokenPipe => Ok(()),
         Err(e) => Err(Error::new(&codes::OUTPUT, "the standard output cannot be written to").because(e)),
     }
 }

@@ -11,10 +11,11 @@ use serde::Serialize;
 
 use super::{PluginPath, cancel_on_interrupt, codes, out};
 use crate::base::{Error, Result};
-use crate::plugins::{Deadlines, Library, watched};
+use crate::plugins::{Deadlines, Library, params, watched};
 
 /// List plugins or check one.
 #[derive(Args)]
+#[command(after_help = "Example: engraft plugins list")]
 pub(super) struct Plugins {
     #[command(subcommand)]
     command: Command,
@@ -23,6 +24,7 @@ pub(super) struct Plugins {
 #[derive(Subcommand)]
 enum Command {
     /// List every plugin on the search path, with its parameters.
+    #[command(after_help = "Example: engraft plugins list --json")]
     List {
         #[command(flatten)]
         path: PluginPath,
@@ -30,7 +32,9 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Load a library, create its method with its defaults and call it without requests.
+    /// Load a library, create its method with its defaults and call it without requests. A layer that has no
+    /// default is taken as 0.
+    #[command(after_help = "Example: engraft plugins check target/release/libengraft_rome.so")]
     Check {
         /// The library.
         file: PathBuf,
@@ -57,6 +61,7 @@ struct Listed {
 #[derive(Serialize)]
 struct Param {
     name: String,
+    takes: String,
     default: Option<String>,
     help: String,
 }
@@ -66,6 +71,7 @@ impl Listed {
         let d = library.descriptor();
         let param = |p: &ParamSpec| Param {
             name: p.name.clone(),
+            takes: p.kind.to_string(),
             default: p.default.as_ref().map(ToString::to_string),
             help: p.help.clone(),
         };
@@ -89,7 +95,8 @@ impl Listed {
         out::line(format_args!("  {}", self.file))?;
         for p in &self.params {
             let default = p.default.as_deref().unwrap_or("required");
-            out::line(format_args!("    {:<20} {default:<16} {}", p.name, p.help))?;
+            out::line(format_args!("    {:<20} {default:<16} takes {}", p.name, p.takes))?;
+            out::line(format_args!("      {}", p.help))?;
         }
         Ok(())
     }
@@ -113,21 +120,23 @@ impl Plugins {
     }
 }
 
-/// A layer that has to be given is the first one here: no model is open that it could matter to.
-fn first_layer(param: &ParamSpec) -> Option<String> {
-    match (&param.default, &param.kind) {
-        (None, ParamKind::Layer) => Some(format!("{}=0", param.name)),
-        (None, ParamKind::List(of)) if **of == ParamKind::Layer => Some(format!("{}=[0]", param.name)),
+/// Layers that have to be given, as 0: a method can be created without knowing a model.
+fn first_layers(specs: &[ParamSpec]) -> Vec<String> {
+    let layer = |spec: &ParamSpec| match &spec.kind {
+        ParamKind::Layer => Some(format!("{}=0", spec.name)),
+        ParamKind::List(element) if **element == ParamKind::Layer => Some(format!("{}=[0]", spec.name)),
         _ => None,
-    }
+    };
+    specs.iter().filter(|spec| spec.default.is_none()).filter_map(layer).collect()
 }
 
 fn check(file: &Path, given: &[String]) -> Result<()> {
     let library = Arc::new(Library::load(file, None)?);
     Listed::of(&library).print()?;
-    let mut pairs: Vec<String> = library.descriptor().params.iter().filter_map(first_layer).collect();
+    let mut pairs = first_layers(&library.descriptor().params);
+    pairs.iter().try_for_each(|pair| out::line(format_args!("  taking {pair}, unless --param says otherwise")))?;
     pairs.extend_from_slice(given);
-    let params = library.configure(&crate::plugins::params::of_command_line(None, &pairs)?)?;
+    let params = library.configure(&params::of_command_line(None, &pairs)?)?;
     let method = library.create(params)?;
     let deadlines = Deadlines { soft: Some(Duration::from_secs(10)), grace: Duration::from_secs(5) };
     let changes = watched("edit", &cancel_on_interrupt(), deadlines, move || {

@@ -10,7 +10,7 @@ use engraft_plugin_api::Level;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::{PluginPath, cancel_on_interrupt, notify, out, shown, usage};
-use crate::base::Result;
+use crate::base::{Error, Result};
 use crate::experiment::{self, Control, Event, Hear, ModelWorkbench, Plan, Settings};
 use crate::metrics::Regime;
 use crate::report;
@@ -45,6 +45,10 @@ impl Run {
             usage(format!("`{}` is not a regime; known: {}", self.regime, known.join(", ")))
         })?;
         let own = self.resume.as_ref().map(|folder| folder.join("resolved.toml"));
+        if let (None, Some(own)) = (&self.experiment, own.as_ref().filter(|own| !own.is_file())) {
+            let text = format!("`{}` does not exist, so its folder is not that of a run", own.display());
+            return Err(Error::new(&experiment::codes::RESUME_MISSING, text));
+        }
         let file = self.experiment.clone().or(own).unwrap_or_default();
         let settings = Settings::load(&file, &self.overrides)?;
         let cancel = cancel_on_interrupt();

@@ -12,7 +12,7 @@ impl Model {
     /// not returned. A row ends at the end of the context.
     ///
     /// # Errors
-    /// As [`Model::run`]; `row-too-long` if a row fills the context already.
+    /// As [`Model::run`]; `row-empty`; `row-too-long` if a row fills the context already.
     pub fn generate(&self, request: &GenerateRequest) -> Result<Vec<Vec<u32>>> {
         self.generate_until(request, None)
     }
@@ -22,6 +22,9 @@ impl Model {
     /// # Errors
     /// As [`Model::generate`], and `interrupted`.
     pub fn generate_until(&self, request: &GenerateRequest, cancel: Option<&Cancel>) -> Result<Vec<Vec<u32>>> {
+        if request.rows.iter().any(Vec::is_empty) {
+            return Err(Error::new(&codes::ROW_EMPTY, "a prompt to continue holds no token"));
+        }
         let context = self.anatomy().context.unwrap_or(usize::MAX);
         if let Some(full) = request.rows.iter().find(|r| r.len() >= context && request.max_new > 0) {
             let text = format!("a row of {} tokens leaves no room to continue in a context of {context}", full.len());
