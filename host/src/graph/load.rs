@@ -75,8 +75,11 @@ impl Graph {
         }
         let mut model =
             ModelProto::parse_from_bytes(bytes).map_err(|e| not_onnx("it does not parse".into()).because(e))?;
-        if model.ir_version == 0 || model.opset_import.is_empty() {
-            return Err(not_onnx("it declares no format version or operator set".into()));
+        // The operator sets come last in a file. The parser takes a message that was cut between two fields for a whole
+        // one; what is then missing is a version.
+        let standard = model.opset_import.iter().any(|o| o.domain.is_empty() || o.domain == "ai.onnx");
+        if model.ir_version == 0 || !standard || model.opset_import.iter().any(|o| o.version < 1) {
+            return Err(not_onnx("it declares no format version or no version of an operator set".into()));
         }
         let unsupported = |what: String| {
             Err(Error::new(&codes::GRAPH_UNSUPPORTED, format!("`{}` {what}", path.display()))

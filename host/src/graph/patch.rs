@@ -217,7 +217,8 @@ impl<'g> Patch<'g> {
     /// The patched graph, with its nodes in an order in which every edge is made before it is read.
     ///
     /// # Errors
-    /// `graph-patch-invalid` if the shunts close a cycle or an inserted constant has too few values.
+    /// `graph-patch-invalid` if the shunts close a cycle, or a new constant has too few values or the name of
+    /// an edge that a node makes.
     pub fn apply(self) -> Result<Graph> {
         let mut graph = self.graph.clone();
         for node in &mut graph.nodes {
@@ -231,6 +232,10 @@ impl<'g> Patch<'g> {
         }
         graph.nodes.extend(self.nodes);
         for initializer in self.initializers {
+            if self.index.producer_id(initializer.name()).is_some() {
+                let text = format!("the name of the new constant `{}` is taken", initializer.name());
+                return Err(Error::new(&codes::PATCH_INVALID, text));
+            }
             if initializer.proto().raw_data.len() as u64 != initializer.byte_len()?
                 && initializer.location()? == super::initializer::Location::Inline
             {

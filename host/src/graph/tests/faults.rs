@@ -123,8 +123,9 @@ fn a_cut_off_model_is_refused_at_every_length() {
     for name in ZOO {
         let path = zoo(name).join("model.onnx");
         let whole = fs::read(&path).unwrap();
-        for cut in (0..whole.len()).step_by(997) {
-            assert!(Graph::parse(&whole[..cut], &path).is_err(), "{name} cut at {cut}");
+        let ends = (0..32).chain(whole.len() - 32..whole.len());
+        for cut in ends.chain((0..whole.len()).step_by(997)) {
+            assert_eq!(code(Graph::parse(&whole[..cut], &path)), "model-not-onnx", "{name} cut at {cut}");
         }
     }
 }

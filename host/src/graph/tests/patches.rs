@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use super::super::{Attr, DType, Dim, Graph, Patch, Shapes, Slice, downstream, upstream};
+use super::super::{Attr, DType, Dim, Graph, Initializer, Patch, Shapes, Slice, downstream, upstream};
 use super::{code, zoo};
 
 fn graph() -> Graph {
@@ -70,6 +70,15 @@ fn what_does_not_fit_is_refused_when_recorded_and_nothing_is_applied() {
     let mut patch = Patch::new(&base);
     patch.f32(&[3], &[1.0]);
     assert_eq!(code(patch.apply()), invalid);
+}
+
+#[test]
+fn a_constant_does_not_take_the_name_of_what_a_node_makes() {
+    let graph = graph();
+    let made = graph.nodes()[0].output(0).to_owned();
+    let mut patch = Patch::new(&graph);
+    patch.constant(Initializer::f32(&made, &[1], &[0.0]));
+    assert_eq!(code(patch.apply()), "graph-patch-invalid");
 }
 
 #[test]
