@@ -23,7 +23,8 @@ impl Model {
             return Err(Error::new(&codes::EXPORT_TARGET, text).help("export to a folder of its own"));
         }
         let (graph, replaced) = self.baked()?;
-        let names = ["tokenizer.json", "tokenizer_config.json", "config.json", "generation_config.json"];
+        let names =
+            ["tokenizer.json", "tokenizer_config.json", "config.json", "generation_config.json", "prefixes.json"];
         let beside: Vec<PathBuf> = names.iter().map(|n| self.folder().join(n)).filter(|p| p.is_file()).collect();
         export_with(&graph, &replaced, &beside, target)
     }
