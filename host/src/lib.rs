@@ -1,39 +1,65 @@
 //! engraft runs ONNX language models and corrects them with editing methods loaded as plugins.
 //!
+//! # A first program
+//!
+//! It opens a model (a folder, here the one in `examples/atlas/model`), asks it something, commits a change that was
+//! made by hand, takes it back and asks again. A method makes changes from requests instead: see `examples/embed.rs`.
+//!
 //! ```
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! # let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/atlas/model");
 //! use engraft::model::{Model, OpenOptions, Proposal};
 //! use engraft::runtime::{Runtime, RuntimeSettings, silent};
-//! use engraft_plugin_api::{Change, Delta, Params, Role, Tensor, WeightRef};
+//! use engraft_plugin_api::{Change, Decoding, Delta, GenerateRequest, Params, Role, Tensor, WeightRef};
 //!
 //! let runtime = Runtime::open(&RuntimeSettings::default(), silent())?;
 //! let model = Model::open(folder.as_ref(), &runtime, &OpenOptions::default())?;
-//! let delta = Delta::LowRank { left: Tensor::f32([512, 1], vec![0.01; 512])?, right: Tensor::f32([1, 128], vec![0.1; 128])? };
-//! let changes = vec![Change::Weight { weight: WeightRef::Block(0, Role::MlpOut), delta }];
+//! let rows = vec![model.tokenizer()?.encode("Tono Tuxbik is a native of")?.ids];
+//! let question = GenerateRequest { rows, max_new: 4, decoding: Decoding::Greedy, stop: vec![], under: vec![] };
+//! let answer = model.generate(&question)?; // tokens, a row for each row asked
+//! let (left, right) = (Tensor::f32([512, 1], vec![0.01; 512])?, Tensor::f32([1, 128], vec![0.5; 128])?);
+//! let change = Change::Weight { weight: WeightRef::Block(0, Role::MlpOut), delta: Delta::LowRank { left, right } };
 //! let (method, version, params) = ("by hand".into(), "1".into(), Params::default());
-//! let patch = model.commit(Proposal { method, version, params, requests: vec![], changes })?;
-//! assert_eq!(model.patches().len(), 1); // the journal knows what the model is now
-//! model.rollback(&patch)?; // any patch, not only the last; verified by hash
+//! let patch = model.commit(Proposal { method, version, params, requests: vec![], changes: vec![change] })?;
+//! model.rollback(&patch)?; // any active patch, not only the last; verified by hash
+//! assert_eq!(model.generate(&question)?, answer);
+//! # assert!(model.tokenizer()?.decode(&answer[0])?.starts_with(" Mosdril"));
+//! # assert!(model.patches().is_empty() && model.history().len() == 2);
 //! # Ok(())
 //! # }
 //! ```
 //!
-//! The nouns, with what they cost and how long they live:
+//! # The nouns
 //!
-//! - [`Runtime`](runtime::Runtime): ONNX Runtime, loaded once for the process. Opening it may fetch the library.
-//! - [`Model`](model::Model): one base model on one device with the patches that are active on it. Opening reads the
-//!   graph and maps the weights; programs are compiled on first use and kept. `Send + Sync`; calls take `&self`.
-//! - [`Anatomy`](anatomy::Anatomy): which edge of the graph is which *site* or *weight* of a transformer, with evidence
-//!   and the reasons of absences. Milliseconds; lives with the model.
-//! - [`Method`](plugins::Method): an editing method from a library. Libraries are never unloaded.
+//! What each costs, how long it lives, and who may use it at once:
+//!
+//! - [`Runtime`](runtime::Runtime): ONNX Runtime. One for the process: the first opening looks for the library, takes
+//!   it with pip if it is nowhere (the only use of the network), and loads it; later openings return the same. It
+//!   stays loaded until the process ends. Clones are the same runtime; `Send + Sync`.
+//! - [`Model`](model::Model): a base model on one device with the patches that are active on it. Opening reads the
+//!   graph, finds the anatomy and maps the weights; the first request of each structure compiles a program, later ones
+//!   reuse it. `Send + Sync`, every call takes `&self`; put it into an `Arc` and share it. Commits and rollbacks wait
+//!   for each other, requests do not wait for them: a request sees wholly the model before or wholly the model after,
+//!   and keeps what it began with.
+//! - [`Anatomy`](anatomy::Anatomy): which edge of the graph is which part of a transformer, with the evidence, and what
+//!   is absent, with the reason. Found once when a model is opened, from structure alone; plain data that never
+//!   changes. It needs no runtime.
+//! - [`Site`](engraft_plugin_api::Site) and [`WeightRef`](engraft_plugin_api::WeightRef): the name of an activation
+//!   (`blocks.3.mlp.post`) and of a weight (`blocks.3.mlp.W_out`, always `[in, out]`). `Copy`; they belong to no model.
+//! - [`Method`](plugins::Method): an editing method from a [`Library`](plugins::Library), with its parameters.
+//!   `Send + Sync`. `edit` may take long, touches nothing, and is stopped by a [`Cancel`](base::Cancel) if the method
+//!   listens. Libraries are trusted native code and are never unloaded.
 //! - [`Proposal`](model::Proposal) and [`Patch`](weights::Patch): what a method wants changed, and what was committed.
-//!   A patch is a file, bound to its base model by hash, and the unit of rollback.
-//! - [`Journal`](weights::Journal): what was committed and rolled back; in memory, or a folder that survives the process.
-//! - [`Settings`](experiment::Settings) and [`Plan`](experiment::Plan): an experiment, checked before a model is opened.
+//!   Plain data. A patch is a file too, bound to its base model by hash, and the unit of rollback. Committing costs the
+//!   sum of the active patches and two passes over one row, which prove that it took effect.
+//! - [`Journal`](weights::Journal): what was committed and rolled back, in order. In memory it ends with the model; in
+//!   a folder ([`OpenOptions::journal`](model::OpenOptions)) the next opening takes up the patches that were active.
+//! - Experiment: [`Settings`](experiment::Settings) as typed, a [`Plan`](experiment::Plan) with every plugin loaded and
+//!   every parameter checked before a model is opened, and [`run`](experiment::run), which blocks until the last case is
+//!   measured, writes a folder of results, tells an observer what happens, and can be interrupted and resumed.
 //!
-//! A request sees wholly the model before or wholly the model after a commit, and keeps what it began with. Nothing in
-//! this library prints or exits, but for [`cli`].
+//! Every error is a [`base::Error`] with a stable code; [`codes`] lists them all. Nothing in this library prints or
+//! exits, but for [`cli`].
 
 pub mod anatomy;
 pub mod autodiff;
