@@ -114,3 +114,23 @@ fn plugins_import_the_contract_and_common_only() {
         }
     }
 }
+
+#[test]
+fn the_readmes_program_is_the_one_that_is_tested() {
+    let read = |file: &str| std::fs::read_to_string(root().join(file)).expect("the repository is readable");
+    let fenced = |text: &str, fence: &str| -> String {
+        let inside = text.split_once(fence).expect("there is a program").1;
+        inside.split_once("```").expect("it ends").0.to_owned()
+    };
+    let docs: String =
+        read("host/src/lib.rs").lines().map_while(|l| l.strip_prefix("//!")).fold(String::new(), |mut docs, line| {
+            docs.push_str(line.strip_prefix(' ').unwrap_or(line));
+            docs.push('\n');
+            docs
+        });
+    // Lines that begin with `#` are hidden from readers.
+    let tested = fenced(&docs, "```\n");
+    let shown: Vec<&str> = tested.lines().filter(|l| !l.starts_with('#')).collect();
+    let readme = fenced(&read("README.md"), "```rust\n");
+    assert_eq!(readme.lines().collect::<Vec<_>>(), shown);
+}
