@@ -9,25 +9,15 @@ use safetensors::SafeTensors;
 
 use super::check::{Deviation, identities};
 use super::{Anatomy, Storage, Table, WeightEdge};
-use crate::graph::testing::renamed;
+use crate::graph::testing::{ZOO, renamed, zoo};
 use crate::graph::{DType, Dim, Graph, Patch, Shapes};
-
-const FIXTURES: [&str; 7] = [
-    "dynamo-mask",
-    "dynamo-nomask",
-    "dynamo-raw",
-    "dynamo-sdpa",
-    "torchscript-mask",
-    "torchscript-nomask",
-    "torchscript-opset14",
-];
 
 fn tests_folder() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../tests")
 }
 
 fn fixture(name: &str) -> Graph {
-    Graph::load(&tests_folder().join("zoo").join(format!("gpt2-{name}"))).unwrap()
+    Graph::load(&zoo(name)).unwrap()
 }
 
 fn anatomy(graph: &Graph) -> crate::base::Result<Anatomy> {
@@ -64,7 +54,7 @@ fn text(anatomy: &Anatomy) -> String {
 
 #[test]
 fn fixtures_are_read_as_their_golden_files_say() {
-    for name in FIXTURES {
+    for name in ZOO {
         let found = anatomy(&fixture(name)).unwrap_or_else(|e| panic!("{name}: {e:?}"));
         let path = tests_folder().join(format!("goldens/anatomy-{name}.txt"));
         let now = text(&found);
@@ -84,7 +74,7 @@ fn fixtures_are_read_as_their_golden_files_say() {
 
 #[test]
 fn fixtures_have_every_site_and_weight_of_gpt2() {
-    for name in FIXTURES {
+    for name in ZOO {
         let graph = fixture(name);
         let found = anatomy(&graph).unwrap_or_else(|e| panic!("{name}: {e:?}"));
         assert_eq!((found.layers, found.d_model, found.d_mlp, found.vocab), (3, 32, 128, 128), "{name}");
@@ -116,7 +106,7 @@ fn a_tied_unembedding_is_read_through_its_transpose() {
 
 #[test]
 fn names_do_not_matter() {
-    for name in FIXTURES {
+    for name in ZOO {
         let graph = fixture(name);
         // Names in another order than the given ones, and none of them telling anything.
         let scramble = |text: &str| format!("n{}", &blake3::hash(text.as_bytes()).to_hex()[..12]);
@@ -137,7 +127,7 @@ fn names_do_not_matter() {
 
 #[test]
 fn copies_of_edges_do_not_matter() {
-    for name in FIXTURES {
+    for name in ZOO {
         let graph = fixture(name);
         let expected = anatomy(&graph).unwrap();
         let mut patch = Patch::new(&graph);
@@ -267,7 +257,7 @@ fn deviations(name: &str, change: impl Fn(WeightRef, Tensor) -> Tensor) -> Vec<D
 
 #[test]
 fn the_identities_hold_between_the_weights_of_every_fixture_and_pytorchs_records() {
-    for name in FIXTURES {
+    for name in ZOO {
         let rows = deviations(name, |_, value| value);
         assert_eq!(rows.len(), 3 + 3 * 12, "{name}");
         for row in rows {

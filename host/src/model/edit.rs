@@ -181,7 +181,7 @@ impl Model {
     fn sum(&self, patches: Vec<(PatchId, Arc<Patch>)>) -> Result<State> {
         let overlay = self.overlay(patches.iter().map(|(_, p)| p.changes.as_slice()));
         let values = feed::overlay_values(&overlay, self.graph(), self.anatomy())?;
-        Ok(State { hash: overlay.hash(), patches, overlay, values })
+        Ok(State { hash: overlay.hash(), patches, overlay: Arc::new(overlay), values })
     }
 
     /// Logits after every token of the first request's prompt and target; where there is no text, of a row over the

@@ -33,7 +33,7 @@ impl Model {
     fn baked(&self) -> Result<(Graph, Vec<Initializer>)> {
         let state = self.state();
         let weights: std::collections::BTreeSet<_> =
-            state.overlay.low_rank.keys().chain(state.overlay.dense.keys()).copied().collect();
+            feed::branches(&state.overlay).into_iter().map(|(w, _)| w).collect();
         let mut patch = Patch::new(self.graph());
         let mut edited: Vec<(WeightEdge, String, Vec<f32>)> = Vec::new();
         for weight in weights {

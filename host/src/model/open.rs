@@ -51,7 +51,7 @@ pub struct Model {
 /// The sum of the active patches, ready to be fed. A request holds on to the one it began with.
 pub(super) struct State {
     pub(super) patches: Vec<(PatchId, Arc<Patch>)>,
-    pub(super) overlay: Overlay,
+    pub(super) overlay: Arc<Overlay>,
     pub(super) values: Values,
     pub(super) hash: Hash,
 }
@@ -113,7 +113,7 @@ impl Model {
             programs,
             state: RwLock::new(Arc::new(State {
                 patches: Vec::new(),
-                overlay: Overlay::default(),
+                overlay: Arc::default(),
                 values: Values::default(),
                 hash: Overlay::default().hash(),
             })),

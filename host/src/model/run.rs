@@ -1,6 +1,7 @@
 //! A forward pass: rows, taps, pokes, logits at places, under committed and trial changes.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use engraft_plugin_api::{Change, Place, Poke, RunReply, RunRequest, Tensor};
 
@@ -13,7 +14,7 @@ use crate::weights::Overlay;
 
 /// The changes that a request sees, as inputs.
 pub(super) struct Seen {
-    pub(super) overlay: Overlay,
+    pub(super) overlay: Arc<Overlay>,
     pub(super) values: Values,
     /// The number of the source that the request's own trial changes are, in [`Overlay::of`].
     pub(super) trial: usize,
@@ -41,7 +42,7 @@ impl Model {
 
     /// As [`Model::run_until`] without any patch.
     pub(super) fn run_base(&self, request: &RunRequest, cancel: Option<&Cancel>) -> Result<RunReply> {
-        let nothing = Seen { overlay: Overlay::default(), values: Values::default(), trial: 0 };
+        let nothing = Seen { overlay: Arc::default(), values: Values::default(), trial: 0 };
         self.run_seen(request, nothing, cancel)
     }
 
@@ -97,7 +98,7 @@ impl Model {
             let committed = state.patches.iter().map(|(_, p)| p.changes.as_slice());
             let overlay = self.overlay(committed.chain([under]));
             let values = feed::overlay_values(&overlay, self.graph(), self.anatomy())?;
-            (overlay, values)
+            (Arc::new(overlay), values)
         };
         feed::open_gates(&overlay, rows, &mut values)?;
         Ok(Seen { overlay, values, trial })

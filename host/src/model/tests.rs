@@ -9,24 +9,11 @@ use engraft_plugin_api::{
 use safetensors::SafeTensors;
 
 use super::{Model, OpenOptions, Proposal};
+use crate::graph::testing::{ZOO, zoo};
 use crate::runtime;
 
-const EXPORTS: [&str; 7] = [
-    "dynamo-mask",
-    "dynamo-nomask",
-    "dynamo-raw",
-    "dynamo-sdpa",
-    "torchscript-mask",
-    "torchscript-nomask",
-    "torchscript-opset14",
-];
-
-fn zoo() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../tests/zoo")
-}
-
 fn model(name: &str) -> Model {
-    Model::open(&zoo().join(format!("gpt2-{name}")), &runtime::for_tests(), &OpenOptions::default()).unwrap()
+    Model::open(&zoo(name), &runtime::for_tests(), &OpenOptions::default()).unwrap()
 }
 
 /// PyTorch's records.
@@ -34,7 +21,7 @@ struct Records(Vec<u8>);
 
 impl Records {
     fn open() -> Self {
-        Self(std::fs::read(zoo().join("gpt2.safetensors")).unwrap())
+        Self(std::fs::read(zoo("dynamo-mask").with_file_name("gpt2.safetensors")).unwrap())
     }
 
     fn f32(&self, name: &str) -> Vec<f32> {
@@ -74,7 +61,7 @@ fn nll(rows: &[Vec<u32>]) -> Vec<Term> {
 fn taps_at_every_site_and_logits_at_places_are_pytorchs() {
     let records = Records::open();
     let rows = records.rows();
-    for export in EXPORTS {
+    for export in ZOO {
         let model = model(export);
         let sites: Vec<Site> = model.anatomy().sites.keys().copied().collect();
         assert!(sites.len() >= 3 + 3 * 15, "{export} has {} sites", sites.len());
@@ -98,7 +85,7 @@ fn taps_at_every_site_and_logits_at_places_are_pytorchs() {
 fn gradients_at_sites_and_of_weights_are_pytorchs() {
     let records = Records::open();
     let rows = records.rows();
-    for export in EXPORTS {
+    for export in ZOO {
         let model = model(export);
         let mut checked = 0;
         for (&site, _) in model.anatomy().sites.iter().filter(|(s, _)| !matches!(s, Site::Logits | Site::LnFinal)) {
@@ -248,7 +235,7 @@ fn rolling_back_one_of_many_is_never_having_made_it() {
 fn an_exported_model_is_the_patched_one_and_the_base_is_untouched() {
     let rows = Records::open().rows();
     for export in ["dynamo-raw", "torchscript-nomask", "torchscript-opset14"] {
-        let base = zoo().join(format!("gpt2-{export}"));
+        let base = zoo(export);
         let bytes = || -> Vec<Vec<u8>> {
             let mut files: Vec<PathBuf> = std::fs::read_dir(&base).unwrap().map(|e| e.unwrap().path()).collect();
             files.sort();
