@@ -3,4 +3,5 @@
 mod atlas;
 mod laws;
 mod plugins;
+mod stress;
 mod tidy;

@@ -1,6 +1,6 @@
 //! The laws of the house, by test: who may import whom, who names which outside crate, how files begin and end.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use engraft_tests::root;
@@ -40,64 +40,111 @@ fn every_file_begins_with_its_story_and_none_is_too_long() {
     }
 }
 
+/// The names that stand after `word` wherever it begins a path in a line.
+fn after<'a>(line: &'a str, word: &'a str) -> impl Iterator<Item = &'a str> {
+    let begins = move |at: usize| {
+        let before = line[..at].chars().next_back();
+        before.is_none_or(|c| !c.is_alphanumeric() && c != '_' && c != '"' && c != ':')
+    };
+    line.match_indices(word).filter(move |(at, _)| begins(*at)).map(move |(at, _)| {
+        let rest = &line[at + word.len()..];
+        &rest[..rest.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(rest.len())]
+    })
+}
+
+/// True if a line names a crate: `NAME::...`, `use NAME;`, `use NAME as ...` or `extern crate NAME`.
+fn names(line: &str, krate: &str) -> bool {
+    let used = |lead: &str| after(line, lead).any(|name| name == krate);
+    after(line, &format!("{krate}::")).next().is_some() || used("use ") || used("extern crate ")
+}
+
+/// Who may name which outside crate, by the beginnings of paths.
+const OWNERS: [(&str, &[&str]); 7] = [
+    ("ort", &["host/src/runtime/"]),
+    ("tokenizers", &["host/src/runtime/"]),
+    ("onnx_protobuf", &["host/src/graph/", "host/tests/", "tests/"]),
+    ("abi_stable", &["plugin-api/src/abi/", "host/src/plugins/", "tests/stress-plugin/"]),
+    ("clap", &["host/src/cli/", "host/src/main.rs"]),
+    ("anyhow", &["examples/embed.rs"]),
+    ("engraft", &["host/", "tests/", "examples/"]),
+];
+
 #[test]
 fn outside_crates_have_their_owners() {
-    let owners: [(&str, &[&str]); 7] = [
-        ("ort::", &["host/src/runtime/"]),
-        ("tokenizers::", &["host/src/runtime/"]),
-        ("onnx_protobuf::", &["host/src/graph/"]),
-        ("abi_stable::", &["plugin-api/src/abi/", "host/src/plugins/", "tests/stress-plugin/"]),
-        ("clap::", &["host/src/cli/"]),
-        ("println!", &["host/benches/", "examples/embed.rs"]),
-        ("anyhow::", &["examples/embed.rs"]),
-    ];
-    for (name, text) in all() {
-        for (word, folders) in owners {
-            let named = code(&text).any(|l| {
-                l.match_indices(word).any(|(at, _)| {
-                    let before = l[..at].chars().next_back();
-                    before.is_none_or(|c| !c.is_alphanumeric() && c != '_' && c != '"' && c != ':')
-                })
-            });
-            let tests = name.starts_with("tests/all/tidy.rs") || name.contains("/tests/");
-            assert!(!named || tests || folders.iter().any(|f| name.starts_with(f)), "{name} names {word}");
+    // This file spells what it forbids.
+    for (name, text) in all().into_iter().filter(|(name, _)| name != "tests/all/tidy.rs") {
+        for (krate, owners) in OWNERS {
+            let allowed = owners.iter().any(|o| name.starts_with(o));
+            if let Some(line) = code(&text).find(|l| !allowed && names(l, krate)) {
+                panic!("{name} names {krate}: {line}");
+            }
         }
+        let prints = ["host/benches/", "examples/embed.rs"].iter().any(|f| name.starts_with(f));
+        assert!(prints || !code(&text).any(|l| after(l, "println!").next().is_some()), "{name} prints");
     }
+}
+
+/// Which folder of the host may import which, besides itself and `base`. No other edge stands.
+const EDGES: [(&str, &[&str]); 14] = [
+    ("base", &[]),
+    ("graph", &[]),
+    ("anatomy", &["graph"]),
+    ("autodiff", &["graph"]),
+    ("weights", &[]),
+    ("runtime", &[]),
+    ("hooks", &["anatomy", "graph", "runtime"]),
+    ("model", &["anatomy", "autodiff", "graph", "hooks", "runtime", "weights"]),
+    ("plugins", &["model"]),
+    ("data", &[]),
+    ("metrics", &["data"]),
+    ("report", &["data", "metrics"]),
+    ("experiment", &["data", "metrics", "model", "plugins", "report", "runtime", "weights"]),
+    (
+        "cli",
+        &["anatomy", "codes", "experiment", "graph", "metrics", "model", "plugins", "report", "runtime", "weights"],
+    ),
+];
+
+/// The folders that a line imports from, where `{` hides none of them.
+fn imports(line: &str) -> Vec<&str> {
+    after(line, "crate::").chain(after(line, "$crate::")).collect()
 }
 
 #[test]
 fn folders_of_the_host_import_downwards_only() {
-    let allowed: BTreeMap<&str, &[&str]> = BTreeMap::from([
-        ("base", &[][..]),
-        ("graph", &[]),
-        ("anatomy", &["graph"]),
-        ("autodiff", &["graph"]),
-        ("weights", &[]),
-        ("runtime", &[]),
-        ("hooks", &["anatomy", "graph", "runtime"]),
-        ("model", &["hooks", "runtime", "weights", "autodiff", "anatomy", "graph"]),
-        ("plugins", &["model"]),
-        ("data", &[]),
-        ("metrics", &["data"]),
-        ("report", &["metrics", "data"]),
-        ("experiment", &["plugins", "model", "metrics", "data", "report", "runtime", "weights"]),
-    ]);
+    let edges: BTreeMap<&str, &[&str]> = BTreeMap::from(EDGES);
+    let mut met = BTreeSet::new();
     for (name, text) in sources("host/src") {
+        // `lib.rs`, `main.rs` and `codes.rs`, which gathers every folder's codes, see all folders.
         let Some((folder, file)) = name.strip_prefix("host/src/").and_then(|n| n.split_once('/')) else { continue };
-        let Some(allowed) = allowed.get(folder) else { continue };
-        if file.contains("tests") {
+        let allowed = edges.get(folder).unwrap_or_else(|| panic!("{name} lies in a folder that has no edges"));
+        met.insert(folder.to_owned());
+        if file.split('/').any(|part| part == "tests" || part == "tests.rs" || part == "testing.rs") {
             continue;
         }
         // What stands below `#[cfg(test)] mod tests` is a test.
         let text = text.split("mod tests {").next().unwrap_or_default();
         for line in code(text) {
-            for (at, _) in line.match_indices("crate::") {
-                let to: String = line[at + 7..].chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
-                let fine = to == folder || to == "base" || allowed.contains(&to.as_str()) || to.is_empty();
-                assert!(fine, "{name} imports {to}: {line}");
+            for to in imports(line) {
+                let fine = to == folder || to == "base" || allowed.contains(&to);
+                assert!(fine, "{name} imports `{to}`, which is no edge of `{folder}`: {line}");
             }
         }
     }
+    assert_eq!(met.iter().map(String::as_str).collect::<Vec<_>>(), edges.keys().copied().collect::<Vec<_>>());
+}
+
+#[test]
+fn the_rules_see_what_they_forbid() {
+    for line in ["use ort;", "use ort::Session;", "let x = ort::init();", "pub use ort as x;", "fn f(x: &ort::Value)"] {
+        assert!(names(line, "ort"), "{line}");
+    }
+    for line in ["use crate::report::Summary;", "use super::ort::X;", "use ort_sys::x;", "let port = 1;"] {
+        assert!(!names(line, "ort"), "{line}");
+    }
+    assert_eq!(imports("use crate::graph::Graph; crate::model::open(crate::base::Hash)"), ["graph", "model", "base"]);
+    // A group hides its folders, and no folder has an empty name.
+    assert_eq!(imports("use crate::{graph, model};"), [""]);
 }
 
 #[test]

@@ -5,9 +5,11 @@ pub mod laws;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use engraft::data::{self, DataKind};
 use engraft::model::{Model, OpenOptions};
 use engraft::plugins::{Library, Method};
 use engraft::runtime::{Runtime, RuntimeSettings, silent};
+use engraft_plugin_api::EditRequest;
 use safetensors::SafeTensors;
 
 /// The root of the repository.
@@ -18,6 +20,12 @@ pub fn root() -> PathBuf {
 /// The shipped model and its world.
 pub fn atlas() -> PathBuf {
     root().join("examples/atlas")
+}
+
+/// A fact of the atlas to change, with another answer than the one that its model knows.
+pub fn a_request() -> EditRequest {
+    let data = data::load(DataKind::CounterFact, &atlas().join("counterfact_train.json"), Some(1));
+    data.expect("the data loads").records.swap_remove(0).request
 }
 
 /// Opens a model on the CPU.
