@@ -213,8 +213,8 @@ fn forward(runtime: &Runtime, large: &Path) -> Outcome<()> {
     let feeds: Vec<(&str, &Value)> = feeds.iter().map(|(n, v)| (n.as_str(), v)).collect();
     let fetch: Vec<String> = program.outputs().iter().map(|p| p.name.clone()).collect();
     let fetch: Vec<&str> = fetch.iter().map(String::as_str).collect();
-    let taps = vec![Tap { site: Site::Logits, places: None }];
-    let all = RunRequest { rows: rows.clone(), taps, ..RunRequest::default() };
+    let places = (0..4).flat_map(|row| (0..35).map(move |pos| Place { row, pos })).collect();
+    let all = RunRequest { rows: rows.clone(), logits: places, ..RunRequest::default() };
     let logits = (0..4).map(|row| Place { row, pos: 34 }).collect();
     let last = RunRequest { rows, logits, ..RunRequest::default() };
     let mut times = vec![Vec::new(); 4];

@@ -124,5 +124,5 @@ pub use method::{EditMethod, Plugin};
 pub use params::{ParamKind, ParamSpec, ParamValue, Params};
 pub use request::{EditRequest, Target};
 pub use site::{BlockSite, Site};
-pub use tensor::{Data, Tensor};
+pub use tensor::{Data, Floats, Tensor};
 pub use weight::{Role, WeightRef};

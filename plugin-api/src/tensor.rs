@@ -1,5 +1,9 @@
 //! Tensors as plain data: a shape and a flat row-major buffer. No arithmetic lives here; `ndarray` views do that.
 
+use std::fmt;
+use std::ops::Deref;
+use std::sync::Arc;
+
 use ndarray::{ArrayView2, ArrayViewD, IxDyn};
 
 use crate::error::MethodError;
@@ -8,12 +12,62 @@ use crate::error::MethodError;
 #[derive(Clone, Debug, PartialEq)]
 pub enum Data {
     /// 32-bit floats.
-    F32(Vec<f32>),
+    F32(Floats),
     /// 64-bit signed integers.
     I64(Vec<i64>),
 }
 
-/// A dense, row-major tensor that owns its values.
+/// A row-major buffer of floats: its own, or one that whoever made it shares, so that large results are not copied.
+/// It reads as a slice and is never changed.
+#[derive(Clone)]
+pub struct Floats(Storage);
+
+#[derive(Clone)]
+enum Storage {
+    Owned(Vec<f32>),
+    Shared(Arc<dyn AsRef<[f32]> + Send + Sync>),
+}
+
+impl Floats {
+    /// The values as a vector; copies them if they are shared.
+    pub fn into_vec(self) -> Vec<f32> {
+        match self.0 {
+            Storage::Owned(values) => values,
+            Storage::Shared(values) => (*values).as_ref().to_vec(),
+        }
+    }
+}
+
+impl Deref for Floats {
+    type Target = [f32];
+
+    fn deref(&self) -> &[f32] {
+        match &self.0 {
+            Storage::Owned(values) => values,
+            Storage::Shared(values) => (**values).as_ref(),
+        }
+    }
+}
+
+impl From<Vec<f32>> for Floats {
+    fn from(values: Vec<f32>) -> Self {
+        Self(Storage::Owned(values))
+    }
+}
+
+impl PartialEq for Floats {
+    fn eq(&self, other: &Self) -> bool {
+        **self == **other
+    }
+}
+
+impl fmt::Debug for Floats {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&**self, f)
+    }
+}
+
+/// A dense, row-major tensor.
 ///
 /// # Shapes
 /// `shape.iter().product()` equals the number of values; a scalar has an empty shape.
@@ -29,7 +83,18 @@ impl Tensor {
     /// # Errors
     /// `tensor-shape` if `shape` does not describe `values.len()` values.
     pub fn f32(shape: impl Into<Vec<usize>>, values: Vec<f32>) -> Result<Self, MethodError> {
-        Self::checked(shape.into(), Data::F32(values))
+        Self::checked(shape.into(), Data::F32(values.into()))
+    }
+
+    /// A tensor of floats that somebody else keeps, without a copy.
+    ///
+    /// # Errors
+    /// `tensor-shape` if `shape` does not describe as many values.
+    pub fn shared(
+        shape: impl Into<Vec<usize>>,
+        values: Arc<dyn AsRef<[f32]> + Send + Sync>,
+    ) -> Result<Self, MethodError> {
+        Self::checked(shape.into(), Data::F32(Floats(Storage::Shared(values))))
     }
 
     /// A tensor of integers.
@@ -44,7 +109,7 @@ impl Tensor {
     pub fn zeros(shape: impl Into<Vec<usize>>) -> Self {
         let shape = shape.into();
         let len = shape.iter().product();
-        Self { shape, data: Data::F32(vec![0.0; len]) }
+        Self { shape, data: Data::F32(vec![0.0; len].into()) }
     }
 
     /// Copies any `ndarray` array or view of floats into a tensor, in row-major order.
@@ -53,7 +118,7 @@ impl Tensor {
         S: ndarray::Data<Elem = f32>,
         D: ndarray::Dimension,
     {
-        Self { shape: array.shape().to_vec(), data: Data::F32(array.iter().copied().collect()) }
+        Self { shape: array.shape().to_vec(), data: Data::F32(array.iter().copied().collect::<Vec<_>>().into()) }
     }
 
     fn checked(shape: Vec<usize>, data: Data) -> Result<Self, MethodError> {
@@ -116,13 +181,13 @@ impl Tensor {
         (self.shape, self.data)
     }
 
-    /// Takes the float buffer out of the tensor.
+    /// Takes the floats out of the tensor; copies them if they are shared.
     ///
     /// # Errors
     /// `tensor-type` if the tensor holds integers.
     pub fn into_f32(self) -> Result<Vec<f32>, MethodError> {
         match self.data {
-            Data::F32(values) => Ok(values),
+            Data::F32(values) => Ok(values.into_vec()),
             Data::I64(_) => Err(MethodError::new("tensor-type", "expected a tensor of f32, found i64")),
         }
     }

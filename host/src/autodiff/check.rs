@@ -89,7 +89,7 @@ pub fn compare(graph: &dyn Evaluate, feeds: &[(&str, &Tensor)], question: Questi
     Ok([try_along(own)?, try_along(scrambled(x.len()))?])
 }
 
-fn floats(tensor: &Tensor) -> Option<&Vec<f32>> {
+fn floats(tensor: &Tensor) -> Option<&[f32]> {
     match tensor.data() {
         Data::F32(values) => Some(values),
         Data::I64(_) => None,

@@ -27,6 +27,7 @@ mod slice;
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
+mod untranspose;
 
 pub use constant::Constant;
 pub use container::{Dim, Graph, Port};

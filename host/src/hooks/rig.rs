@@ -52,6 +52,12 @@ pub struct Rigged {
 }
 
 impl Rig {
+    /// True for the pass that answers requests: logits, under patches or without.
+    pub fn serves(&self) -> bool {
+        let Self { overwrites, adds, taps, branches: _, variables, logits } = self;
+        *logits && overwrites.is_empty() && adds.is_empty() && taps.is_empty() && variables.is_empty()
+    }
+
     /// Attaches everything to a graph.
     ///
     /// The outputs of the base graph are dropped. At one edge the side branch comes first, then overwrites, then

@@ -20,28 +20,46 @@ pub(super) struct CompiledRun {
 pub(super) struct Programs {
     runtime: Runtime,
     options: ProgramOptions,
+    serving: Shelf<Rig, CompiledRun>,
     runs: Shelf<Rig, CompiledRun>,
     gradients: Shelf<GradientPlan, CompiledGradient>,
     pub(super) prefixes: Prefixes,
 }
 
-/// How many programs of a kind are kept.
+/// How many programs are kept that give logits and nothing else. Each holds a packed copy of the weights.
+const SERVING: usize = 2;
+
+/// How many programs of every other kind are kept.
 const KEPT: usize = 32;
 
 impl Programs {
     pub(super) fn new(runtime: Runtime, options: ProgramOptions) -> Self {
-        Self { runtime, options, runs: Shelf::default(), gradients: Shelf::default(), prefixes: Prefixes::default() }
+        Self {
+            runtime,
+            options,
+            serving: Shelf::of(SERVING),
+            runs: Shelf::of(KEPT),
+            gradients: Shelf::of(KEPT),
+            prefixes: Prefixes::default(),
+        }
     }
 
-    /// Compiles a graph.
-    pub(super) fn compile(&self, graph: &Graph) -> Result<Program> {
-        Program::compile(&self.runtime, &graph.to_bytes()?, graph.folder(), &self.options)
+    /// Compiles a graph over the mapped weights.
+    pub(super) fn compile(&self, graph: Graph) -> Result<Program> {
+        self.compile_as(graph, false)
+    }
+
+    fn compile_as(&self, graph: Graph, prepack: bool) -> Result<Program> {
+        let graph = graph.untransposed()?;
+        let options = ProgramOptions { prepack, ..self.options.clone() };
+        Program::compile(&self.runtime, &graph.to_bytes()?, graph.folder(), &options)
     }
 
     pub(super) fn run(&self, rig: &Rig, build: impl FnOnce() -> Result<Rigged>) -> Result<Arc<CompiledRun>> {
-        self.runs.get(rig, || {
+        let shelf = if rig.serves() { &self.serving } else { &self.runs };
+        shelf.get(rig, || {
             let rigged = build()?;
-            Ok(CompiledRun { program: self.compile(&rigged.graph)?, rigged })
+            Ok(CompiledRun { program: self.compile_as(rigged.graph.clone(), rig.serves())?, rigged })
         })
     }
 
@@ -58,6 +76,7 @@ type Slot<V> = Arc<OnceLock<Arc<V>>>;
 
 /// What was built, by key, with the time of its last use.
 struct Shelf<K, V> {
+    room: usize,
     slots: Mutex<Slots<K, V>>,
     building: Mutex<()>,
 }
@@ -68,9 +87,9 @@ struct Slots<K, V> {
     by_key: HashMap<K, (u64, Slot<V>)>,
 }
 
-impl<K, V> Default for Shelf<K, V> {
-    fn default() -> Self {
-        Self { slots: Mutex::new(Slots { clock: 0, by_key: HashMap::new() }), building: Mutex::new(()) }
+impl<K, V> Shelf<K, V> {
+    fn of(room: usize) -> Self {
+        Self { room, slots: Mutex::new(Slots { clock: 0, by_key: HashMap::new() }), building: Mutex::new(()) }
     }
 }
 
@@ -81,7 +100,7 @@ impl<K: Clone + Eq + StdHash, V> Shelf<K, V> {
             let Slots { clock, by_key: slots } = &mut *guard;
             *clock += 1;
             let now = *clock;
-            if slots.len() >= KEPT && !slots.contains_key(key) {
+            if slots.len() >= self.room && !slots.contains_key(key) {
                 let oldest = slots.iter().min_by_key(|(_, (used, _))| *used).map(|(k, _)| k.clone());
                 oldest.map(|k| slots.remove(&k));
             }

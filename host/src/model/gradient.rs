@@ -309,9 +309,9 @@ impl Model {
         let (prefix, fed, step) = self.split(&whole, &names, &outputs)?;
         Ok(CompiledGradient {
             id: COMPILED.fetch_add(1, Ordering::Relaxed),
-            prefix: prefix.map(|graph| self.programs.compile(&graph)).transpose()?,
+            prefix: prefix.map(|graph| self.programs.compile(graph)).transpose()?,
             fed,
-            step: self.programs.compile(&step)?,
+            step: self.programs.compile(step)?,
             terms: built,
             gradients,
         })

@@ -141,7 +141,8 @@ impl Model {
 fn without_padding(tensor: Tensor, rows: &[Vec<u32>]) -> Result<Tensor> {
     let shape = tensor.shape().to_vec();
     let longest = rows.iter().map(Vec::len).max().unwrap_or(0);
-    if shape.len() < 2 || shape[0] != rows.len() || shape[1] != longest {
+    let padded = rows.iter().any(|row| row.len() < longest);
+    if !padded || shape.len() < 2 || shape[0] != rows.len() || shape[1] != longest {
         return Ok(tensor);
     }
     let width: usize = shape[2..].iter().product();

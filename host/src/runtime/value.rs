@@ -115,7 +115,7 @@ impl Value {
     pub fn from_tensor(tensor: &Tensor, dtype: DType) -> Result<Self> {
         let shape = tensor.shape();
         match (tensor.data(), dtype) {
-            (Data::F32(values), DType::F32) => Self::f32(shape, values.clone()),
+            (Data::F32(values), DType::F32) => Self::f32(shape, values.to_vec()),
             (Data::F32(values), DType::F16) => Self::f16(shape, values.iter().map(|v| f16::from_f32(*v)).collect()),
             (Data::I64(values), DType::I64) => Self::i64(shape, values.clone()),
             (Data::I64(values), DType::Bool) => Self::bool(shape, values.iter().map(|v| *v != 0).collect()),
@@ -134,14 +134,18 @@ impl Value {
         }
     }
 
-    /// Copies the values out: floats of any width become f32, integers and truth values i64.
+    /// The values as a tensor of the plugin contract: 32-bit floats are shared, floats of other widths become f32,
+    /// integers and truth values i64.
     ///
     /// # Errors
     /// `value-type` for a type that engraft does not read.
     pub fn to_tensor(&self) -> Result<Tensor> {
         let shape = self.shape.to_vec();
         let tensor = match self.dtype {
-            DType::F32 => Tensor::f32(shape, self.read::<f32>()?.to_vec()),
+            DType::F32 => {
+                self.as_f32()?;
+                Tensor::shared(shape, Arc::new(Shared(self.clone())))
+            }
             DType::F16 => Tensor::f32(shape, self.read::<f16>()?.iter().map(|v| v.to_f32()).collect()),
             DType::I64 => Tensor::i64(shape, self.read::<i64>()?.to_vec()),
             DType::I32 => Tensor::i64(shape, self.read::<i32>()?.iter().map(|v| i64::from(*v)).collect()),
@@ -254,6 +258,15 @@ impl Value {
 
     fn wrong_type(&self, wanted: &str) -> Error {
         Error::new(&codes::VALUE_TYPE, format!("expected a value of {wanted}, found {}", self.dtype))
+    }
+}
+
+/// A value that was found to hold 32-bit floats, as the slice of them.
+struct Shared(Value);
+
+impl AsRef<[f32]> for Shared {
+    fn as_ref(&self) -> &[f32] {
+        self.0.as_f32().unwrap_or(&[])
     }
 }
 

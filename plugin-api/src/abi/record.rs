@@ -77,7 +77,7 @@ impl<'a> FfiTensor<'a> {
     /// A tensor that lends its values.
     pub fn lent(name: &str, tensor: &'a Tensor) -> Self {
         let data = match tensor.data() {
-            Data::F32(values) => FfiData::F32(RCow::Borrowed(values.as_slice().into())),
+            Data::F32(values) => FfiData::F32(RCow::Borrowed((&**values).into())),
             Data::I64(values) => FfiData::I64(RCow::Borrowed(values.as_slice().into())),
         };
         Self { name: name.into(), shape: tensor.shape().into(), data }
@@ -87,7 +87,7 @@ impl<'a> FfiTensor<'a> {
     pub fn given(name: &str, tensor: Tensor) -> FfiTensor<'static> {
         let (shape, data) = tensor.into_parts();
         let data = match data {
-            Data::F32(values) => FfiData::F32(RCow::Owned(values.into())),
+            Data::F32(values) => FfiData::F32(RCow::Owned(values.into_vec().into())),
             Data::I64(values) => FfiData::I64(RCow::Owned(values.into())),
         };
         FfiTensor { name: name.into(), shape: shape.into(), data }
