@@ -43,6 +43,8 @@ pub struct Model {
     /// The external files of the model as it was found, by name; the graph may refer to others.
     data: Vec<(String, PathBuf)>,
     hash: OnceLock<Hash>,
+    /// Whether the logits at a position are free of later tokens, once that was measured.
+    pub(super) causal: OnceLock<bool>,
     pub(super) programs: Programs,
     pub(super) journal: Mutex<Journal>,
     state: RwLock<Arc<State>>,
@@ -110,6 +112,7 @@ impl Model {
             tokenizer,
             data,
             hash: OnceLock::new(),
+            causal: OnceLock::new(),
             programs,
             state: RwLock::new(Arc::new(State {
                 patches: Vec::new(),
