@@ -16,33 +16,34 @@ use super::{EXPORTS, engraft, err, out, refused, repository, run, zoo};
 type Tensor = (Vec<usize>, Vec<f32>);
 
 fn tensors(file: &Path) -> BTreeMap<String, Tensor> {
-    let bytes = fs::read(file).unwrap();
-    let read = SafeTensors::deserialize(&bytes).unwrap();
+    let bytes = fs::read(file).expect("a file can be read");
+    let read = SafeTensors::deserialize(&bytes).expect("the records are whole");
     let floats = read.tensors().into_iter().filter(|(_, view)| view.dtype() == Dtype::F32);
     let values = |data: &[u8]| data.as_chunks::<4>().0.iter().map(|&b| f32::from_le_bytes(b)).collect();
     floats.map(|(name, view)| (name, (view.shape().to_vec(), values(view.data())))).collect()
 }
 
 fn about(file: &Path) -> Value {
-    let bytes = fs::read(file).unwrap();
-    let (_, header) = SafeTensors::read_metadata(&bytes).unwrap();
-    serde_json::from_str(&header.metadata().as_ref().unwrap()["engraft"]).unwrap()
+    let bytes = fs::read(file).expect("a file can be read");
+    let (_, header) = SafeTensors::read_metadata(&bytes).expect("a file can be read");
+    serde_json::from_str(&header.metadata().as_ref().expect("the records are whole")["engraft"])
+        .expect("the process starts")
 }
 
 /// The records of the tiny GPT-2: the file, and its rows as `rows.json` in `folder`.
 fn records(folder: &Path) -> (BTreeMap<String, Tensor>, String) {
     let file = repository().join("tests/zoo/gpt2.safetensors");
-    let bytes = fs::read(&file).unwrap();
-    let read = SafeTensors::deserialize(&bytes).unwrap();
-    let ids = read.tensor("ids").unwrap();
+    let bytes = fs::read(&file).expect("a file can be read");
+    let read = SafeTensors::deserialize(&bytes).expect("the records are whole");
+    let ids = read.tensor("ids").expect("the records are whole");
     let flat: Vec<i64> = ids.data().as_chunks::<8>().0.iter().map(|&b| i64::from_le_bytes(b)).collect();
     let rows: Vec<&[i64]> = flat.chunks(ids.shape()[1]).collect();
-    (tensors(&file), written(folder, "rows.json", &serde_json::to_string(&rows).unwrap()))
+    (tensors(&file), written(folder, "rows.json", serde_json::to_string(&rows).expect("rows are JSON")))
 }
 
 fn written(folder: &Path, name: &str, text: impl AsRef<[u8]>) -> String {
     let path = folder.join(name);
-    fs::write(&path, text).unwrap();
+    fs::write(&path, text).expect("a file can be written");
     path.display().to_string()
 }
 

@@ -24,9 +24,13 @@ pub(super) fn overview(out: &mut String, table: &Table) -> Result {
     let lines = table.layers.div_ceil(ABREAST) as i32;
     let (first, last) = (92, 92 + lines * 44);
     writeln!(out, "<svg viewBox=\"0 0 1250 {}\" role=\"img\" aria-label=\"the whole decoder\">", last + 62)?;
-    writeln!(out, "<path class=\"wire\" d=\"M70 38 V{}\"/>", last + 24)?;
-    for (at, name) in ["embed", "W_E", "W_pos"].into_iter().enumerate() {
+    wire(out, &[(70, 38), (370, 38), (370, 74), (4, 74), (4, last + 34), (820, last + 34)])?;
+    for (at, name) in ["W_E", "W_pos", "embed"].into_iter().enumerate() {
         chip(out, &parts, name, name, 70 + 150 * at as i32, 38)?;
+    }
+    for line in 0..lines {
+        let end = (table.layers as i32 - line * ABREAST as i32).min(ABREAST as i32);
+        wire(out, &[(4, first + 44 * line + 16), (76 * end - 40, first + 44 * line + 16)])?;
     }
     for layer in 0..table.layers {
         let head = format!("blocks.{layer}.");
@@ -45,7 +49,7 @@ pub(super) fn overview(out: &mut String, table: &Table) -> Result {
             y + 20
         )?;
     }
-    for (at, name) in ["ln_final.out", "ln_final.w", "ln_final.b", "W_U", "b_U", "logits"].into_iter().enumerate() {
+    for (at, name) in ["ln_final.w", "ln_final.b", "ln_final.out", "W_U", "b_U", "logits"].into_iter().enumerate() {
         chip(out, &parts, name, name, 70 + 150 * at as i32, last + 34)?;
     }
     writeln!(out, "</svg>")
@@ -78,7 +82,8 @@ pub(super) fn block(out: &mut String, layer: usize, rows: &BTreeMap<usize, &Row>
     wire(out, &[(added, 158), (added, 284), (STREAM, 284)])?;
     for (letter, y) in [("Q", 98), ("K", 158), ("V", 218)] {
         pair(out, &parts, [&format!("attn.W_{letter}"), &format!("attn.b_{letter}")], weights, y)?;
-        chip(out, &parts, &format!("attn.{}", letter.to_lowercase()), letter, made, y)?;
+        let small = letter.to_lowercase();
+        chip(out, &parts, &format!("attn.{small}"), &small, made, y)?;
     }
     chip(out, &parts, "ln1.out", "ln1.out", norm, 158)?;
     pair(out, &parts, ["ln1.w", "ln1.b"], norm, 212)?;

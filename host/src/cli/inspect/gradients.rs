@@ -66,6 +66,9 @@ enum What {
 /// # Errors
 /// As [`Model::gradient`], and `interrupted`.
 pub(super) fn check(model: &Model, seed: u64, samples: usize, cancel: &Cancel) -> Result<Vec<Nudge>> {
+    if samples == 0 {
+        return Ok(Vec::new());
+    }
     let mut rng = random::rng(random::seed(seed, &["inspect", "gradients"]));
     let probe = Probe::draw(model, &mut rng, cancel);
     let samples = probe.samples(samples, &mut rng)?;
