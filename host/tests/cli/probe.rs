@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
 
-use super::{EXPORTS, engraft, err, out, refused, repository, run, zoo};
+use super::{EXPORTS, atlas, engraft, err, out, refused, repository, run, zoo};
 
 /// A tensor by its extents and values.
 type Tensor = (Vec<usize>, Vec<f32>);
@@ -232,6 +232,28 @@ fn the_output_is_checked_before_anything_runs_and_an_old_file_stays() {
     let empty = written(folder.path(), "empty", "");
     let args = probe(&zoo("dynamo-mask"), &empty);
     assert_eq!(run(&args.each_ref().map(String::as_str)).status.code(), Some(0), "an empty file is nothing");
+}
+
+/// Exporters put the graph into a sub-folder and leave the tokenizer above it.
+#[test]
+fn the_tokenizer_is_found_around_a_graph_in_a_folder_of_its_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let (model, atlas) = (folder.path().join("onnx"), PathBuf::from(atlas()));
+    fs::create_dir(&model).unwrap();
+    for entry in fs::read_dir(&atlas).unwrap().flatten().map(|entry| entry.file_name()) {
+        let beside = entry.to_string_lossy().contains("onnx");
+        if beside || entry == "tokenizer.json" {
+            fs::copy(atlas.join(&entry), if beside { &model } else { folder.path() }.join(&entry)).unwrap();
+        }
+    }
+    let probe = |model: &Path| {
+        let output = run(&["probe", &model.display().to_string(), "--text", "Tono Tuxbik is", "--nll", "3", "--json"]);
+        assert_eq!(output.status.code(), Some(0), "{}", err(&output));
+        serde_json::from_slice::<Value>(&output.stdout).unwrap()["nll"].clone()
+    };
+    let expected = probe(&atlas);
+    assert!(expected["mean"].as_f64().unwrap() > 0.0);
+    assert_eq!((probe(folder.path()), probe(&model.join("model.onnx"))), (expected.clone(), expected));
 }
 
 /// A path is bytes; a broken tokenizer does not matter to rows of ids; a reader that goes away loses nothing.
