@@ -55,8 +55,8 @@ pub(super) fn overview(out: &mut String, table: &Table) -> Result {
     writeln!(out, "</svg>")
 }
 
-/// One block.
-pub(super) fn block(out: &mut String, layer: usize, rows: &BTreeMap<usize, &Row>) -> Result {
+/// One block; with a shared norm, its MLP reads what attention reads.
+pub(super) fn block(out: &mut String, layer: usize, rows: &BTreeMap<usize, &Row>, shared_norm: bool) -> Result {
     let head = format!("blocks.{layer}.");
     let parts: Parts<'_> =
         rows.values().filter_map(|row| row.name.strip_prefix(&head).map(|name| (name, *row))).collect();
@@ -93,8 +93,10 @@ pub(super) fn block(out: &mut String, layer: usize, rows: &BTreeMap<usize, &Row>
     chip(out, &parts, "attn.out", "attn.out", own, 158)?;
     chip(out, &parts, "attn_out", "attn_out", added, 158)?;
 
-    // The MLP reads the stream after attention; where there is no such place, it reads what attention reads.
-    if there("resid_mid") {
+    // The MLP reads the norm before attention, the stream after attention, or, where there is no such place, before it.
+    if shared_norm {
+        wire(out, &[(norm - 62, 170), (133, 170), (133, 438), (norm, 438)])?;
+    } else if there("resid_mid") {
         wire(out, &[(STREAM, 438), (norm, 438)])?;
     } else {
         wire(out, &[(STREAM, 60), (8, 60), (8, 438), (norm, 438)])?;

@@ -273,7 +273,7 @@ impl Step {
         let rounding = ROUNDING * up.abs().max(1.0) / size;
         let scale = norm.max(measured.abs());
         // A value that is not a number agrees with nothing.
-        let known = scale.is_nan() || claimed.is_nan() || scale > 50.0 * rounding;
+        let known = scale.is_nan() || claimed.is_nan() || scale > 200.0 * rounding;
         let difference = (claimed - measured).abs() / scale;
         let difference = if difference.is_nan() { f64::INFINITY } else { difference };
         Self { size, measured, difference: known.then_some(difference) }

@@ -8,10 +8,11 @@ mod drawing;
 mod gradients;
 mod page;
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use clap::Args;
-use engraft_plugin_api::{RunRequest, Site, Tap, Tensor};
+use engraft_plugin_api::{BlockSite, Role, RunRequest, Site, Tap, Tensor, WeightRef};
 use serde::Serialize;
 
 use super::{cancel_on_interrupt, codes, open, out, shown};
@@ -60,6 +61,9 @@ struct Found {
     identities: Option<Vec<Deviation>>,
     /// Gradients beside finite differences; none where an identity does not hold.
     gradients: Option<Vec<Nudge>>,
+    /// The blocks whose MLP reads the norm before attention.
+    #[serde(skip)]
+    shared_norms: BTreeSet<usize>,
 }
 
 /// An identity holds if its error is at most this share of its scale.
@@ -73,7 +77,13 @@ impl Inspect {
         let graph = Graph::load(&self.model)?;
         let (anatomy, mut problems) = Anatomy::survey(&graph, &Shapes::infer(&graph)?);
         let words = problems.iter().map(ToString::to_string).collect();
-        let mut found = Found { anatomy: Table::of(&anatomy), problems: words, identities: None, gradients: None };
+        let mut found = Found {
+            anatomy: Table::of(&anatomy),
+            problems: words,
+            identities: None,
+            gradients: None,
+            shared_norms: shared_norms(&anatomy),
+        };
         let mut failed = None;
         if !problems.is_empty() {
             let first = problems.remove(0);
@@ -127,6 +137,16 @@ impl Inspect {
         found.gradients = Some(nudges);
         Ok(wrong)
     }
+}
+
+/// The blocks whose MLP reads the norm before attention.
+fn shared_norms(anatomy: &Anatomy) -> BTreeSet<usize> {
+    let shared = |&layer: &usize| {
+        let norm = anatomy.sites.get(&Site::Block(layer, BlockSite::Ln1Out)).map(|site| &site.edge);
+        let read = anatomy.weights.get(&WeightRef::Block(layer, Role::MlpIn)).and_then(|w| w.input.as_ref());
+        norm.is_some() && norm == read
+    };
+    (0..anatomy.layers).filter(shared).collect()
 }
 
 /// The error as a share of the scale; infinite where a value is not a number.

@@ -51,7 +51,7 @@ fn write(out: &mut String, model: &str, found: &Found) -> std::fmt::Result {
         let missing = rows.values().filter(|row| row.edge.is_none()).count();
         let note = if missing > 0 { format!(" <small>{missing} parts absent</small>") } else { String::new() };
         writeln!(out, "<details id=\"block-{layer}\"{open}><summary>blocks.{layer}{note}</summary>")?;
-        drawing::block(out, layer, &rows)?;
+        drawing::block(out, layer, &rows, found.shared_norms.contains(&layer))?;
         listing(out, &rows.values().copied().collect::<Vec<_>>())?;
         writeln!(out, "</details>")?;
     }
@@ -211,7 +211,9 @@ mod tests {
                 row("blocks.1.mlp.pre_linear", None, "no gate"),
             ],
         };
-        let page = draw("m'<b>", &Found { anatomy, problems: vec![], identities: None, gradients: None });
+        let shared_norms = std::collections::BTreeSet::new();
+        let found = Found { anatomy, problems: vec![], identities: None, gradients: None, shared_norms };
+        let page = draw("m'<b>", &found);
         for markup in ["<script", "<img", "<b>", "src=\"", "http:", "https:", "url("] {
             assert!(!page.contains(markup), "{markup}");
         }
