@@ -123,6 +123,11 @@ fn notify() -> runtime::Notify {
         }
         runtime::Event::Installed { library } => out::note(format_args!("ONNX Runtime is at {}", library.display())),
         runtime::Event::Log { message } => out::note(format_args!("ONNX Runtime: {message}")),
+        runtime::Event::MemoryShort { needed, available } => out::note(format_args!(
+            "this may not fit: about {:.1} GB of memory are needed and {:.1} GB are free",
+            *needed as f64 / 1e9,
+            *available as f64 / 1e9
+        )),
     })
 }
 

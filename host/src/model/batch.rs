@@ -25,6 +25,7 @@ impl Model {
             let text = format!("the token {bad} is not below the {} rows of the embedding", anatomy.vocab);
             return Err(Error::new(&codes::TOKEN_OUTSIDE, text));
         }
+        self.foresee(rows.len(), longest);
         let shape = [rows.len(), longest];
         let padded = |value: &dyn Fn(&[u32], usize) -> i64| {
             let flat = rows.iter().flat_map(|row| (0..longest).map(move |i| (row, i))).map(|(row, i)| value(row, i));

@@ -20,23 +20,26 @@ pub(super) struct CompiledRun {
 pub(super) struct Programs {
     runtime: Runtime,
     options: ProgramOptions,
+    /// Whether serving programs pack the weights.
+    pack: bool,
     serving: Shelf<Rig, CompiledRun>,
     runs: Shelf<Rig, CompiledRun>,
     gradients: Shelf<GradientPlan, CompiledGradient>,
     pub(super) prefixes: Prefixes,
 }
 
-/// How many programs are kept that give logits and nothing else. Each holds a packed copy of the weights.
+/// How many programs are kept that give logits and nothing else. Each may hold a packed copy of the weights.
 const SERVING: usize = 2;
 
 /// How many programs of every other kind are kept.
 const KEPT: usize = 32;
 
 impl Programs {
-    pub(super) fn new(runtime: Runtime, options: ProgramOptions) -> Self {
+    pub(super) fn new(runtime: Runtime, options: ProgramOptions, pack: bool) -> Self {
         Self {
             runtime,
             options,
+            pack,
             serving: Shelf::of(SERVING),
             runs: Shelf::of(KEPT),
             gradients: Shelf::of(KEPT),
@@ -59,7 +62,7 @@ impl Programs {
         let shelf = if rig.serves() { &self.serving } else { &self.runs };
         shelf.get(rig, || {
             let rigged = build()?;
-            Ok(CompiledRun { program: self.compile_as(rigged.graph.clone(), rig.serves())?, rigged })
+            Ok(CompiledRun { program: self.compile_as(rigged.graph.clone(), self.pack && rig.serves())?, rigged })
         })
     }
 

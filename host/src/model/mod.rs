@@ -7,7 +7,8 @@
 //! request in flight keeps the sum it began with.
 //!
 //! One file a verb: `open`, `run`, `gradient`, `generate`, `score`, `edit` (validate, commit, roll back), `export`,
-//! `moments`; `compile` keeps the programs, `batch` pads rows, `feed` turns the sum of patches into inputs.
+//! `moments`; `compile` keeps the programs, `batch` pads rows, `feed` turns the sum of patches into inputs,
+//! `footprint` estimates memory.
 
 mod batch;
 pub mod codes;
@@ -15,6 +16,7 @@ mod compile;
 mod edit;
 mod export;
 mod feed;
+mod footprint;
 mod generate;
 mod gradient;
 mod moments;

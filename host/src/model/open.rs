@@ -8,6 +8,7 @@ use engraft_plugin_api::{ModelFacts, Tensor, WeightRef};
 use super::codes;
 use super::compile::Programs;
 use super::feed;
+use super::footprint::Footprint;
 use crate::anatomy::Anatomy;
 use crate::base::{Error, Hash, Hasher, Result, atomic};
 use crate::graph::{DType, Graph, Shapes};
@@ -47,6 +48,7 @@ pub struct Model {
     hash: OnceLock<Hash>,
     /// Whether the logits at a position are free of later tokens, once that was measured.
     pub(super) causal: OnceLock<bool>,
+    pub(super) footprint: Footprint,
     pub(super) programs: Programs,
     pub(super) journal: Mutex<Journal>,
     state: RwLock<Arc<State>>,
@@ -100,7 +102,8 @@ impl Model {
             tokenizer.check_vocab(anatomy.vocab)?;
         }
         let program = ProgramOptions { device: options.device, threads: options.threads, ..ProgramOptions::default() };
-        let programs = Programs::new(runtime.clone(), program);
+        let footprint = Footprint::of(&graph, &anatomy);
+        let programs = Programs::new(runtime.clone(), program, footprint.packs());
         let journal = match &options.journal {
             Some(folder) => Journal::open(folder)?,
             None => Journal::in_memory(),
@@ -118,6 +121,7 @@ impl Model {
             data,
             hash: OnceLock::new(),
             causal: OnceLock::new(),
+            footprint,
             programs,
             state: RwLock::new(Arc::new(State {
                 patches: Vec::new(),

@@ -43,6 +43,13 @@ pub enum Event {
         /// Its words.
         message: String,
     },
+    /// A pass is about to run that may not fit into the memory that is free.
+    MemoryShort {
+        /// What it is estimated to need, in bytes, the model's weights included.
+        needed: u64,
+        /// What is free or can be freed, in bytes.
+        available: u64,
+    },
 }
 
 /// Who hears the events. It may be called from any thread, for as long as the process runs.
@@ -82,6 +89,7 @@ struct Inner {
     environment: Environment,
     library: PathBuf,
     threads: Option<usize>,
+    notify: Notify,
 }
 
 static OPEN: Mutex<Option<Runtime>> = Mutex::new(None);
@@ -118,6 +126,11 @@ impl Runtime {
         ort::info()
     }
 
+    /// Tells the listener that the process opened the runtime with.
+    pub(crate) fn tell(&self, event: &Event) {
+        (self.0.notify)(event);
+    }
+
     pub(super) fn environment(&self) -> &Environment {
         &self.0.environment
     }
@@ -135,6 +148,7 @@ impl Runtime {
         let start = || -> ort::Result<Environment> {
             let pool =
                 GlobalThreadPoolOptions::default().with_intra_threads(threads.unwrap_or(0))?.with_inter_threads(1)?;
+            let notify = notify.clone();
             let log = move |level: LogLevel, _: &str, _: &str, _: &str, message: &str| {
                 if level >= LogLevel::Error {
                     notify(&Event::Log { message: message.to_owned() });
@@ -147,7 +161,7 @@ impl Runtime {
             Ok(environment)
         };
         let environment = start().map_err(|e| unusable(e.to_string()))?;
-        Ok(Self(Arc::new(Inner { environment, library, threads })))
+        Ok(Self(Arc::new(Inner { environment, library, threads, notify })))
     }
 
     fn check_same(&self, settings: &RuntimeSettings) -> Result<()> {

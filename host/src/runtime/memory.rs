@@ -10,6 +10,11 @@ pub fn peak_bytes() -> Option<u64> {
     field("VmHWM:")
 }
 
+/// The memory of the machine that is free or can be freed, in bytes (`MemAvailable`).
+pub fn available_bytes() -> Option<u64> {
+    parse(&std::fs::read_to_string("/proc/meminfo").ok()?, "MemAvailable:")
+}
+
 fn field(name: &str) -> Option<u64> {
     parse(&std::fs::read_to_string("/proc/self/status").ok()?, name)
 }
@@ -35,6 +40,7 @@ mod tests {
     #[cfg(target_os = "linux")]
     #[test]
     fn this_process_has_memory() {
+        assert!(available_bytes().unwrap() > 0);
         assert!(peak_bytes().unwrap() >= anonymous_bytes().unwrap().min(1 << 20));
     }
 }

@@ -1,0 +1,65 @@
+//! What a model takes in memory, estimated before a pass runs.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::open::Model;
+use crate::anatomy::Anatomy;
+use crate::graph::Graph;
+use crate::runtime::{Event, memory};
+
+/// Models with up to this many bytes of weights keep a packed copy of them for the passes that answer requests: some
+/// speed for as much memory again. Larger ones run from the mapped files alone.
+const PACKED_UP_TO: u64 = 1 << 30;
+
+/// The sizes that memory depends on.
+pub(super) struct Footprint {
+    weights: u64,
+    /// Bytes of activations for one token.
+    token: u64,
+    heads: u64,
+    /// The largest estimate that was told.
+    told: AtomicU64,
+}
+
+impl Footprint {
+    pub(super) fn of(graph: &Graph, anatomy: &Anatomy) -> Self {
+        let weights = graph.initializers().filter_map(|i| i.byte_len().ok()).sum();
+        let token = 4 * (8 * anatomy.d_model + 3 * anatomy.d_mlp) as u64;
+        Self { weights, token, heads: anatomy.heads as u64, told: AtomicU64::new(0) }
+    }
+
+    /// True if the weights are small enough for a packed copy.
+    pub(super) fn packs(&self) -> bool {
+        self.weights <= PACKED_UP_TO
+    }
+
+    fn pass(&self, rows: usize, longest: usize) -> u64 {
+        let (rows, longest) = (rows as u64, longest as u64);
+        let pattern = rows.saturating_mul(self.heads).saturating_mul(longest.saturating_mul(longest));
+        let tokens = rows.saturating_mul(longest).saturating_mul(self.token);
+        tokens.saturating_add(pattern.saturating_mul(8))
+    }
+}
+
+impl Model {
+    /// What a pass over rows of tokens needs in memory, in bytes, estimated: the weights, a packed copy where one is
+    /// kept, and the activations of one block with its attention weights. Logits and taps that are asked for at every
+    /// position come on top.
+    pub fn memory_needed(&self, rows: usize, longest: usize) -> u64 {
+        let footprint = &self.footprint;
+        let weights = if footprint.packs() { 2 * footprint.weights } else { footprint.weights };
+        weights.saturating_add(footprint.pass(rows, longest))
+    }
+
+    /// Tells the runtime's listener if a pass may not fit into memory; once for every size.
+    pub(super) fn foresee(&self, rows: usize, longest: usize) {
+        let needed = self.memory_needed(rows, longest);
+        if needed <= self.footprint.told.load(Ordering::Relaxed) {
+            return;
+        }
+        if let Some(available) = memory::available_bytes().filter(|&free| needed > free) {
+            self.footprint.told.fetch_max(needed, Ordering::Relaxed);
+            self.runtime().tell(&Event::MemoryShort { needed, available });
+        }
+    }
+}
