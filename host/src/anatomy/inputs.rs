@@ -1,7 +1,9 @@
-//! The inputs of the graph by how they are used: token ids, positions, padding mask; anything else is refused by name.
+//! The inputs of the graph by how they are used: token ids, positions, padding mask, cached keys and
+//! values; anything else is refused by name.
 
 use std::collections::HashSet;
 
+use super::cache;
 use super::codes;
 use super::ends::Embedding;
 use super::linear::Linears;
@@ -10,7 +12,7 @@ use super::view::View;
 use crate::base::{Error, Result};
 
 /// Names the inputs.
-pub(super) fn read<'g>(view: &View<'g>, linears: &Linears<'g>, embedding: &Embedding<'g>) -> Result<Inputs> {
+pub(super) fn read<'g>(view: &View<'g>, linears: &Linears<'g>, embedding: &Embedding<'g>, layers: usize) -> Result<Inputs> {
     let mut found = Inputs { ids: embedding.tokens.origin.to_owned(), ..Inputs::default() };
     let mut unread = Vec::new();
     for input in view.graph.inputs() {
@@ -26,15 +28,17 @@ pub(super) fn read<'g>(view: &View<'g>, linears: &Linears<'g>, embedding: &Embed
             }
             found.mask = Some(input.name);
         } else {
-            unread.push(format!("`{}`", input.name));
+            unread.push(input);
         }
     }
+    found.cache = cache::read(view, layers, &unread)?;
+    unread.retain(|input| found.cache.iter().all(|port| port.past != input.name));
     if unread.is_empty() {
         return Ok(found);
     }
-    let text = format!("the graph has inputs that are not read yet: {}", unread.join(", "));
-    Err(Error::new(&codes::INPUT_UNREAD, text)
-        .help("export the plain decoder, without cached keys and values (`use_cache=False`), taking token ids, and at most a padding mask and positions besides"))
+    let names: Vec<String> = unread.iter().map(|input| format!("`{}`", input.name)).collect();
+    let text = format!("the graph has inputs that are not read yet: {}", names.join(", "));
+    Err(Error::new(&codes::INPUT_UNREAD, text).help(cache::advice(&unread)))
 }
 
 /// True if an input's values reach the rest of the graph only through attention weights, and the positions.

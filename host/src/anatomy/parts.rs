@@ -48,6 +48,50 @@ pub struct Inputs {
     pub mask: Option<String>,
     /// Absolute positions `[batch, pos]`.
     pub positions: Option<String>,
+    /// Cached keys and values, in the order of the graph; empty where the graph has none.
+    pub cache: Vec<CachePort>,
+}
+
+/// What is cached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Cached {
+    /// Keys.
+    Key,
+    /// Values.
+    Value,
+}
+
+/// The cached keys or the cached values of one block: an input that is joined with new ones, and the output that gives
+/// the joined ones back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CachePort {
+    /// The block.
+    pub layer: usize,
+    /// Keys or values.
+    pub kind: Cached,
+    /// The input: those of earlier positions.
+    pub past: String,
+    /// The output: those of earlier and new positions.
+    pub present: String,
+    /// The edge inside that holds the joined ones.
+    pub joined: String,
+    /// The edge that holds the new ones, where it can stand for the joined ones if nothing is cached.
+    pub fresh: Option<String>,
+    /// Which of the four axes counts positions: 2 in `[batch, head, pos, d_head]`, 1 in `[batch, pos, head, d_head]`.
+    pub axis: usize,
+    /// The number of key and value heads.
+    pub heads: usize,
+    /// The width of a head.
+    pub d_head: usize,
+    /// The element type.
+    pub dtype: DType,
+}
+
+impl CachePort {
+    /// The shape for so many rows and cached positions.
+    pub fn shape(&self, rows: usize, positions: usize) -> [usize; 4] {
+        if self.axis == 1 { [rows, positions, self.heads, self.d_head] } else { [rows, self.heads, positions, self.d_head] }
+    }
 }
 
 /// A site as an edge whose value has exactly the site's shape.

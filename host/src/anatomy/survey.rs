@@ -132,7 +132,7 @@ fn read(view: &View<'_>, draft: &mut Draft) -> Result<()> {
         let evidence = "the other table of which a Gather takes rows that enter the first block";
         draft.weight(WeightRef::Positions, table.weight(evidence));
     }
-    draft.anatomy.inputs = inputs::read(view, &linears, &embedding)?;
+    draft.anatomy.inputs = inputs::read(view, &linears, &embedding, draft.anatomy.layers)?;
     Ok(())
 }
 

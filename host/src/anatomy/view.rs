@@ -84,9 +84,23 @@ impl<'g> View<'g> {
                 self.dtype(input).is_none_or(|from| kind(from) == kind(to))
             }
             "Slice" => self.whole(node),
+            // Where nothing is cached, what is joined with it is all there is.
+            "Concat" if node.inputs().len() == 1 => true,
+            "Concat" => return self.past(node).map(|(_, fresh, _)| fresh),
             _ => false,
         };
         hands_on.then_some(input)
+    }
+
+    /// For a `Concat` of cached keys or values, an input of the graph, with new ones: both, and the axis, 1 or 2 of 4.
+    pub fn past(&self, node: &'g Node) -> Option<(&'g str, &'g str, usize)> {
+        let [past, fresh] = node.inputs() else { return None };
+        let axis = node.int("axis").filter(|_| node.is("Concat"))?;
+        let axis = usize::try_from(if axis < 0 { axis + 4 } else { axis }).ok().filter(|a| (1..=2).contains(a))?;
+        let past = self.root(past);
+        let given = self.producer(past).is_none() && self.graph.initializer(past).is_none();
+        let four = self.rank(past) == Some(4) && self.dtype(past).is_some_and(DType::is_float);
+        (given && four).then_some((past, fresh, axis))
     }
 
     /// True for a `Slice` that leaves nothing out.
