@@ -12,7 +12,12 @@ use super::view::View;
 use crate::base::{Error, Result};
 
 /// Names the inputs.
-pub(super) fn read<'g>(view: &View<'g>, linears: &Linears<'g>, embedding: &Embedding<'g>, layers: usize) -> Result<Inputs> {
+pub(super) fn read<'g>(
+    view: &View<'g>,
+    linears: &Linears<'g>,
+    embedding: &Embedding<'g>,
+    layers: usize,
+) -> Result<Inputs> {
     let mut found = Inputs { ids: embedding.tokens.origin.to_owned(), ..Inputs::default() };
     let mut unread = Vec::new();
     for input in view.graph.inputs() {

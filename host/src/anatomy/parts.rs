@@ -90,7 +90,11 @@ pub struct CachePort {
 impl CachePort {
     /// The shape for so many rows and cached positions.
     pub fn shape(&self, rows: usize, positions: usize) -> [usize; 4] {
-        if self.axis == 1 { [rows, positions, self.heads, self.d_head] } else { [rows, self.heads, positions, self.d_head] }
+        if self.axis == 1 {
+            [rows, positions, self.heads, self.d_head]
+        } else {
+            [rows, self.heads, positions, self.d_head]
+        }
     }
 }
 

@@ -34,17 +34,21 @@ pub struct Rig {
     pub variables: BTreeSet<WeightRef>,
     /// Logits are formed at given places.
     pub logits: bool,
+    /// Cached keys and values are read and given back; without it nothing is cached.
+    pub cache: bool,
 }
 
 /// A graph with a rig attached.
 #[derive(Clone, Debug)]
 pub struct Rigged {
-    /// The graph; its outputs are the taps, in order, and then the logits.
+    /// The graph; its outputs are the taps, in order, then the logits, then the cache.
     pub graph: Graph,
     /// The edges of the taps, in order.
     pub taps: Vec<String>,
     /// The edge of the logits at places, `[m, vocab]`.
     pub logits: Option<String>,
+    /// The edges of old and new keys and values, in the order of [`Inputs::cache`](crate::anatomy::Inputs).
+    pub presents: Vec<String>,
     /// The edge of every weight in [`Rig::variables`], as it is stored.
     pub variables: BTreeMap<WeightRef, String>,
     /// The edge that a site's readers read.
@@ -98,8 +102,9 @@ impl Rig {
             taps.push(edge);
         }
         let logits = if self.logits { Some(self.logits_at(&mut patch, anatomy)?) } else { None };
+        let presents = if self.cache { presents(&mut patch, anatomy)? } else { forget(&mut patch, anatomy)? };
         let sites = anatomy.sites.iter().map(|(site, found)| (*site, patch.current(&found.edge))).collect();
-        Ok(Rigged { graph: patch.apply()?, taps, logits, variables, sites })
+        Ok(Rigged { graph: patch.apply()?, taps, logits, presents, variables, sites })
     }
 
     /// Everything that is put into activations, in the order of the computation.
@@ -161,6 +166,23 @@ impl Rig {
         patch.tap(&out, DType::F32)?;
         Ok(out)
     }
+}
+
+/// Makes the cached keys and values outputs.
+fn presents(patch: &mut Patch<'_>, anatomy: &Anatomy) -> Result<Vec<String>> {
+    let ports = anatomy.inputs.cache.iter();
+    ports.map(|port| patch.tap(&port.present, port.dtype).map(|()| port.present.clone())).collect()
+}
+
+/// Where nothing is cached, the new keys and values are all there are: they are not joined with nothing.
+fn forget(patch: &mut Patch<'_>, anatomy: &Anatomy) -> Result<Vec<String>> {
+    for port in &anatomy.inputs.cache {
+        if let Some(fresh) = port.fresh.as_ref().filter(|_| patch.current(&port.joined) == port.joined) {
+            let fresh = patch.current(fresh);
+            patch.shunt(&port.joined, &fresh)?;
+        }
+    }
+    Ok(Vec::new())
 }
 
 /// The edge that the logits' readers read if nothing but the unembedding's own side branch changes the logits.

@@ -26,5 +26,6 @@ mod score;
 mod tests;
 
 pub use edit::{Limits, Proposal};
+pub use generate::{Answer, Answers, End, Question};
 pub use open::{Model, OpenOptions};
 pub use score::{Continuation, ScoredContinuation};

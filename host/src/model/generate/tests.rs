@@ -1,0 +1,1 @@
+//! Continuations with and without a cache.
