@@ -12,6 +12,11 @@ codes! {
         `If` are not read; export the plain decoder.";
     Model AMBIGUOUS "anatomy-ambiguous" "Two parts of the graph fit one part of a transformer equally well, and \
         engraft does not guess. The message names both.";
+    Model OPERATOR_UNREAD "anatomy-operator-unread" "The graph has operators that engraft does not read: those of \
+        other domains than the standard one, such as the fused ones that optimizers and quantizers write \
+        (`GroupQueryAttention`, `SkipSimplifiedLayerNormalization`, `MatMulNBits` of `com.microsoft`), or `If`, which \
+        merged decoders hold a graph inside of. What such an operator computes cannot be looked into. Export the model \
+        as plain ONNX: with torch's own exporter, or with optimum without optimization, quantization and merging.";
     Model INPUT_UNREAD "anatomy-input-unread" "The graph has inputs whose meaning is not read, such as encoder states, \
         positions that are counted for all rows at once, or a switch between two graphs in one file. engraft feeds \
         token ids, and a padding mask, positions and cached keys and values where a graph asks for them. Export the \

@@ -24,17 +24,21 @@ pub(super) fn read<'g>(
         if input.name == found.ids {
             continue;
         }
-        if embedding.positions.as_ref().is_some_and(|t| t.origin == input.name) {
-            found.positions = Some(input.name);
-        } else if input.dims.as_ref().is_some_and(|d| d.len() == 2) && masks(view, linears, embedding, &input.name) {
-            if let Some(other) = &found.mask {
-                let text = format!("`{other}` and `{}` both feed only the attention mask", input.name);
-                return Err(Error::new(&codes::AMBIGUOUS, text));
-            }
-            found.mask = Some(input.name);
+        let flat = input.dims.as_ref().is_some_and(|d| d.len() == 2);
+        let table = embedding.positions.as_ref().is_some_and(|t| t.origin == input.name);
+        let (place, what) = if table || flat && turns(view, &input.name) {
+            (&mut found.positions, "give positions")
+        } else if flat && masks(view, linears, embedding, &input.name) {
+            (&mut found.mask, "feed only the attention mask")
         } else {
             unread.push(input);
+            continue;
+        };
+        if let Some(other) = place {
+            let text = format!("`{other}` and `{}` both {what}", input.name);
+            return Err(Error::new(&codes::AMBIGUOUS, text));
         }
+        *place = Some(input.name);
     }
     found.cache = cache::read(view, layers, &unread)?;
     unread.retain(|input| found.cache.iter().all(|port| port.past != input.name));
@@ -44,6 +48,43 @@ pub(super) fn read<'g>(
     let names: Vec<String> = unread.iter().map(|input| format!("`{}`", input.name)).collect();
     let text = format!("the graph has inputs that are not read yet: {}", names.join(", "));
     Err(Error::new(&codes::INPUT_UNREAD, text).help(cache::advice(&unread)))
+}
+
+/// True if an input's values reach the angles of a rotary embedding: a sine, rows of a table that holds sines, or the
+/// operator's own positions.
+fn turns(view: &View<'_>, input: &str) -> bool {
+    const ONWARD: [&str; 15] = [
+        "Identity",
+        "Cast",
+        "Slice",
+        "Tile",
+        "GatherND",
+        "Unsqueeze",
+        "Squeeze",
+        "Reshape",
+        "Expand",
+        "Transpose",
+        "Mul",
+        "MatMul",
+        "Einsum",
+        "Concat",
+        "Add",
+    ];
+    let mut seen = HashSet::new();
+    let mut stack = vec![input.to_owned()];
+    while let Some(edge) = stack.pop() {
+        for (node, slot) in view.readers(&edge) {
+            let gathers = ["Gather", "GatherElements", "GatherND"].iter().any(|op| node.is(op)) && slot == 1;
+            let table = || node.input(0).and_then(|e| view.edge(e)).is_some_and(|e| view.is_fixed(e));
+            if node.is("Sin") || node.is("RotaryEmbedding") && slot == 3 || gathers && table() {
+                return true;
+            }
+            if ONWARD.iter().any(|op| node.is(op)) && seen.insert(node.output(0)) {
+                stack.push(node.output(0).to_owned());
+            }
+        }
+    }
+    false
 }
 
 /// True if an input's values reach the rest of the graph only through attention weights, and the positions.

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use engraft_plugin_api::{Site, WeightRef};
 
 use super::codes;
+use super::columns::Columns;
 use crate::base::{Error, Result};
 use crate::graph::DType;
 
@@ -27,8 +28,15 @@ pub struct Anatomy {
     pub vocab: usize,
     /// The number of rows of a learned position embedding, where there is one.
     pub context: Option<usize>,
-    /// What the norms add to the variance.
+    /// What the last norm adds to the mean square.
     pub epsilon: Option<f32>,
+    /// How the norms before attention, before the MLP and before the unembedding are computed, by the site that is
+    /// their output.
+    pub norms: BTreeMap<Site, NormFacts>,
+    /// What lies between the tables and `embed`, besides their sum.
+    pub embedding: Embedding,
+    /// What is done to the unembedded values before they are the logits, in order.
+    pub shaping: Vec<Shaping>,
     /// The inputs of the graph by what they mean.
     pub inputs: Inputs,
     /// The sites that the graph has.
@@ -98,11 +106,62 @@ impl CachePort {
     }
 }
 
-/// A site as an edge whose value has exactly the site's shape.
+/// How a norm is computed: of x, less its mean where centred, `x / sqrt(mean(x²) + epsilon) · (w + offset) + b`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct NormFacts {
+    /// True for a layer norm, false for an RMS norm.
+    pub centred: bool,
+    /// What is added to the mean square.
+    pub epsilon: f32,
+    /// What the graph adds to the stored scale.
+    pub offset: f32,
+}
+
+/// What lies between the tables and `embed`: `embed = scale · W_E[ids] + W_pos[positions + offset]`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Embedding {
+    /// The factor of the rows of the token table, or of the sum.
+    pub scale: f32,
+    /// What is added to a position to give a row of the position table.
+    pub offset: i64,
+    /// True if nothing else lies between.
+    pub plain: bool,
+}
+
+impl Default for Embedding {
+    fn default() -> Self {
+        Self { scale: 1.0, offset: 0, plain: false }
+    }
+}
+
+/// One step from unembedded values to logits.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Shaping {
+    /// Times a number.
+    Scale(f32),
+    /// The hyperbolic tangent, which caps.
+    Tanh,
+}
+
+/// In which axes an edge holds a site.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Axes {
+    /// In those of the site's name.
+    #[default]
+    Named,
+    /// `[batch, head, pos, d_head]` for a site that is `[batch, pos, head, d_head]`.
+    HeadsFirst,
+    /// `[batch, pos, head · d_head]` for a site that is `[batch, pos, head, d_head]`.
+    HeadsMerged,
+}
+
+/// A site as an edge whose value is the site's, in the axes that are said.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SiteEdge {
     /// The edge.
     pub edge: String,
+    /// Its axes.
+    pub axes: Axes,
     /// What in the graph shows that this is the site.
     pub evidence: String,
 }
@@ -129,8 +188,8 @@ pub struct WeightEdge {
     pub dtype: DType,
     /// `[in, out]` as methods see it; vectors are `[1, out]`.
     pub shape: [usize; 2],
-    /// Which of the stored outputs are this weight's, where several are packed into one tensor: (first, count).
-    pub columns: Option<(usize, usize)>,
+    /// Which of the stored outputs are this weight's, where several are packed into one tensor.
+    pub columns: Option<Columns>,
     /// The node input that reads it: the first output of the reading node, and the slot. Rerouting this input edits
     /// this use of the tensor and no other.
     pub reader: (String, usize),

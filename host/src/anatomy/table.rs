@@ -155,8 +155,8 @@ fn stored(weight: &WeightEdge) -> String {
     if weight.storage == Storage::OutIn {
         notes.push("stored [out, in]".to_owned());
     }
-    if let Some((first, count)) = weight.columns {
-        notes.push(format!("outputs {first}..{}", first + count));
+    if let Some(columns) = weight.columns {
+        notes.push(format!("outputs {columns}"));
     }
     if weight.uses > 1 {
         notes.push(format!("{} uses", weight.uses));

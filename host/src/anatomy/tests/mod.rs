@@ -8,7 +8,7 @@ use engraft_plugin_api::{BlockSite, Role, Site, Tensor, WeightRef};
 use safetensors::SafeTensors;
 
 use super::check::{Deviation, identities};
-use super::{Anatomy, Storage, Table, WeightEdge};
+use super::{Anatomy, Columns, Storage, Table, WeightEdge};
 use crate::graph::testing::{ZOO, renamed, zoo};
 use crate::graph::{DType, Dim, Graph, Patch, Shapes};
 
@@ -90,7 +90,11 @@ fn fixtures_have_every_site_and_weight_of_gpt2() {
         }
         assert_eq!(found.site(Site::Embed).unwrap(), found.site(Site::Block(0, BlockSite::ResidPre)).unwrap());
         let key = found.weight(WeightRef::Block(1, Role::Key)).unwrap();
-        assert_eq!((key.columns, key.shape, key.storage), (Some((32, 32)), [32, 32], Storage::InOut), "{name}");
+        assert_eq!(
+            (key.columns, key.shape, key.storage),
+            (Some(Columns::block(32, 32)), [32, 32], Storage::InOut),
+            "{name}"
+        );
     }
 }
 
@@ -222,13 +226,13 @@ fn value(graph: &Graph, weight: &WeightEdge) -> Tensor {
         Storage::OutIn => stored.dims[0],
         _ => *stored.dims.last().unwrap(),
     };
-    let (first, count) = weight.columns.unwrap_or((0, outputs));
+    let columns = weight.columns.unwrap_or(Columns::block(0, outputs));
     let inputs = values.len() / outputs;
     let at = |i: usize, o: usize| match weight.storage {
         Storage::OutIn => values[o * inputs + i],
         _ => values[i * outputs + o],
     };
-    let picked = (0..inputs).flat_map(|i| (first..first + count).map(move |o| at(i, o))).collect();
+    let picked = (0..inputs).flat_map(|i| columns.all().map(move |o| at(i, o))).collect();
     Tensor::f32(weight.shape, picked).unwrap()
 }
 

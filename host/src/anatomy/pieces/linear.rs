@@ -1,14 +1,15 @@
 //! Linear maps: a `Gemm`, or a `MatMul` with an `Add`, of an activation and a matrix of the file, with the layout
-//! nodes that exporters put around it, and the pieces into which the outputs of a packed one are split.
+//! nodes that exporters put around it.
 
 use std::collections::HashMap;
 
-use super::parts::{Storage, WeightEdge};
-use super::view::{Stored, View};
+use crate::anatomy::columns::Columns;
+use crate::anatomy::look::view::{Stored, View};
+use crate::anatomy::parts::{Storage, WeightEdge};
 use crate::graph::Node;
 
 /// y = xW + b as the graph computes it.
-pub(super) struct Linear<'g> {
+pub(in crate::anatomy) struct Linear<'g> {
     /// `Gemm` or `MatMul`.
     pub op: &'g str,
     pub weight: Stored<'g>,
@@ -28,21 +29,21 @@ pub(super) struct Linear<'g> {
 }
 
 /// Every linear map of a graph.
-pub(super) struct Linears<'g> {
+pub(in crate::anatomy) struct Linears<'g> {
     pub all: Vec<Linear<'g>>,
     by_output: HashMap<&'g str, usize>,
 }
 
 /// Some of the outputs of a linear map.
-pub(super) struct Projection<'l, 'g> {
+pub(in crate::anatomy) struct Projection<'l, 'g> {
     pub linear: &'l Linear<'g>,
-    /// (first, count), where not all.
-    pub columns: Option<(usize, usize)>,
+    /// Which, where not all.
+    pub columns: Option<Columns>,
 }
 
 impl Projection<'_, '_> {
     pub fn width(&self) -> usize {
-        self.columns.map_or(self.linear.width_out, |(_, count)| count)
+        self.columns.map_or(self.linear.width_out, |c| c.count())
     }
 }
 
@@ -53,82 +54,10 @@ impl<'g> Linears<'g> {
         Self { all, by_output }
     }
 
-    /// The linear map whose output has the values of `edge`.
-    pub fn behind(&self, view: &View<'g>, edge: &'g str) -> Option<&Linear<'g>> {
-        view.chain(edge).into_iter().find_map(|e| self.making(e))
-    }
-
     /// The linear map whose output is exactly `edge`.
     pub fn making(&self, edge: &str) -> Option<&Linear<'g>> {
         self.by_output.get(edge).map(|&i| &self.all[i])
     }
-
-    /// The linear map of which exactly `edge` holds all outputs, or a split piece.
-    pub fn projection(&self, view: &View<'g>, edge: &'g str) -> Option<Projection<'_, 'g>> {
-        if let Some(linear) = self.making(edge) {
-            return Some(Projection { linear, columns: None });
-        }
-        let node = view.producer(edge)?;
-        let (packed, columns) = if node.is("SequenceAt") {
-            let list = view.producer(node.input(0)?).filter(|n| n.is("SplitToSequence"))?;
-            let place = view.ints(node.input(1)?)?;
-            let linear = self.behind(view, list.input(0)?)?;
-            (linear, piece(&chunks(view, list, linear.width_out)?, usize::try_from(*place.first()?).ok()?)?)
-        } else if node.is("Split") {
-            let linear = self.behind(view, node.input(0)?)?;
-            let place = node.outputs().iter().position(|o| o == edge)?;
-            (linear, piece(&sizes(view, node, linear.width_out)?, place)?)
-        } else {
-            return None;
-        };
-        Some(Projection { linear: packed, columns: Some(columns) })
-    }
-}
-
-/// (first, count) of one of several pieces.
-fn piece(sizes: &[usize], place: usize) -> Option<(usize, usize)> {
-    Some((sizes[..place.min(sizes.len())].iter().sum(), *sizes.get(place)?))
-}
-
-fn splits_last_axis(view: &View<'_>, node: &Node) -> Option<bool> {
-    let rank = i64::try_from(view.rank(node.input(0)?)?).ok()?;
-    let axis = node.int("axis").unwrap_or(0);
-    Some(axis == -1 || axis == rank - 1)
-}
-
-fn counts(values: &[i64], total: usize) -> Option<Vec<usize>> {
-    let sizes: Vec<usize> = values.iter().map(|&v| usize::try_from(v).ok()).collect::<Option<_>>()?;
-    (sizes.iter().sum::<usize>() == total).then_some(sizes)
-}
-
-/// The widths of the pieces of a `Split` of the last axis.
-fn sizes(view: &View<'_>, node: &Node, total: usize) -> Option<Vec<usize>> {
-    splits_last_axis(view, node)?.then_some(())?;
-    if let Some(given) = node.ints("split") {
-        return counts(given, total);
-    }
-    if let Some(given) = node.input(1) {
-        return counts(&view.ints(given)?, total);
-    }
-    Some(even(total, total.div_ceil(node.outputs().len())))
-}
-
-/// The widths of the pieces of a `SplitToSequence` of the last axis.
-fn chunks(view: &View<'_>, node: &Node, total: usize) -> Option<Vec<usize>> {
-    splits_last_axis(view, node)?.then_some(())?;
-    let given = view.ints(node.input(1)?)?;
-    match given[..] {
-        [one] if view.rank(node.input(1)?) != Some(1) => {
-            Some(even(total, usize::try_from(one).ok().filter(|&n| n > 0)?))
-        }
-        _ => counts(&given, total),
-    }
-}
-
-/// Pieces of one width, the last one perhaps narrower.
-fn even(total: usize, width: usize) -> Vec<usize> {
-    let width = width.max(1);
-    (0..total).step_by(width).map(|first| width.min(total - first)).collect()
 }
 
 fn read<'g>(view: &View<'g>, node: &'g Node) -> Option<Linear<'g>> {
@@ -185,9 +114,9 @@ fn read<'g>(view: &View<'g>, node: &'g Node) -> Option<Linear<'g>> {
 
 impl<'g> Linear<'g> {
     /// The weight, or some of its outputs.
-    pub fn weight(&self, columns: Option<(usize, usize)>, input: &str, evidence: String) -> WeightEdge {
+    pub fn weight(&self, columns: Option<Columns>, input: &str, evidence: String) -> WeightEdge {
         let storage = if self.weight.transposed { Storage::OutIn } else { Storage::InOut };
-        let shape = [self.width_in, columns.map_or(self.width_out, |c| c.1)];
+        let shape = [self.width_in, columns.map_or(self.width_out, |c| c.count())];
         let mut edge = place(&self.weight, storage, shape, evidence);
         edge.columns = columns;
         edge.input = Some(input.to_owned());
@@ -196,8 +125,8 @@ impl<'g> Linear<'g> {
     }
 
     /// The bias, or some of it.
-    pub fn bias(&self, columns: Option<(usize, usize)>, evidence: String) -> Option<WeightEdge> {
-        let shape = [1, columns.map_or(self.width_out, |c| c.1)];
+    pub fn bias(&self, columns: Option<Columns>, evidence: String) -> Option<WeightEdge> {
+        let shape = [1, columns.map_or(self.width_out, |c| c.count())];
         let mut edge = place(self.bias.as_ref()?, Storage::Vector, shape, evidence);
         edge.columns = columns;
         Some(edge)
@@ -205,7 +134,12 @@ impl<'g> Linear<'g> {
 }
 
 /// A tensor of the file as a weight that packs nothing and is nobody's input or output.
-pub(super) fn place(stored: &Stored<'_>, storage: Storage, shape: [usize; 2], evidence: String) -> WeightEdge {
+pub(in crate::anatomy) fn place(
+    stored: &Stored<'_>,
+    storage: Storage,
+    shape: [usize; 2],
+    evidence: String,
+) -> WeightEdge {
     WeightEdge {
         initializer: stored.initializer.name().to_owned(),
         storage,

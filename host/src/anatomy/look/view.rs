@@ -3,7 +3,7 @@
 use crate::graph::{DType, Dim, Graph, Index, Initializer, Node, Shapes};
 
 /// One graph with its look-ups. Edges are borrowed from the graph.
-pub(super) struct View<'g> {
+pub(in crate::anatomy) struct View<'g> {
     pub graph: &'g Graph,
     pub index: Index<'g>,
     shapes: &'g Shapes,
@@ -11,7 +11,7 @@ pub(super) struct View<'g> {
 
 /// A tensor of the file that a node reads, followed through `Identity`, `Transpose` and `Cast`.
 #[derive(Clone, Copy)]
-pub(super) struct Stored<'g> {
+pub(in crate::anatomy) struct Stored<'g> {
     pub initializer: &'g Initializer,
     /// True if the reading node sees the transpose of what the file holds.
     pub transposed: bool,
@@ -79,6 +79,11 @@ impl<'g> View<'g> {
             _ if !node.domain().is_empty() => false,
             "Identity" | "Reshape" | "Flatten" | "Squeeze" | "Unsqueeze" => true,
             "Dropout" => node.input(2).is_none(),
+            "CastLike" => node
+                .input(1)
+                .and_then(|e| self.dtype(e))
+                .zip(self.dtype(input))
+                .is_some_and(|(to, from)| kind(to) == kind(from)),
             "Cast" => {
                 let to = DType(i32::try_from(node.int("to").unwrap_or(0)).unwrap_or(0));
                 self.dtype(input).is_none_or(|from| kind(from) == kind(to))
@@ -146,10 +151,21 @@ impl<'g> View<'g> {
             || self.graph.constant(&self.index, edge, 1).is_some()
     }
 
-    /// Fixed integers, through the nodes that hand them on.
+    /// True if an edge's values do not depend on any input of the graph; extents may.
+    pub fn is_fixed(&self, edge: &'g str) -> bool {
+        let mut fixed = true;
+        self.upstream(edge, |e| {
+            fixed &= self.producer(e).is_some() || self.graph.initializer(e).is_some();
+            !fixed
+        });
+        fixed
+    }
+
+    /// Fixed integers, stated or computed from extents.
     pub fn ints(&self, edge: &str) -> Option<Vec<i64>> {
         let root = self.root(self.edge(edge)?);
-        self.graph.constant(&self.index, root, 4096)?.ints().map(<[_]>::to_vec)
+        let stated = self.graph.constant(&self.index, root, 4096).and_then(|c| c.ints().map(<[_]>::to_vec));
+        stated.or_else(|| self.shapes.ints(edge))
     }
 
     /// A fixed number, through the nodes that hand it on.
@@ -180,9 +196,46 @@ impl<'g> View<'g> {
             }
             edge = before;
         };
-        let fits = initializer.dims().len() == rank && initializer.dtype().is_float();
+        let dims = initializer.dims();
+        // A vector may be stored with axes of one before its own.
+        let shaped =
+            dims.len() == rank || rank == 1 && dims.split_last().is_some_and(|(_, d)| d.iter().all(|&d| d == 1));
+        let fits = shaped && initializer.dtype().is_float();
         let uses = self.uses(initializer.name());
         fits.then_some(Stored { initializer, transposed, reader: found, uses, separable })
+    }
+
+    /// The vector of the file that `slot` of `node` reads, and a number that the graph adds to it first.
+    pub fn parameter(&self, node: &'g Node, slot: usize) -> Option<(Stored<'g>, f32)> {
+        if let Some(stored) = self.stored(node, slot, 1) {
+            return Some((stored, 0.0));
+        }
+        let sum = self.producer(self.root(node.input(slot)?)).filter(|n| n.is("Add"))?;
+        let with = |a: usize, b: usize| Some((self.stored(sum, a, 1)?, self.number(sum.input(b)?)?));
+        with(0, 1).or_else(|| with(1, 0))
+    }
+
+    /// The other operand of a node of two, and what `read` makes of one of them, in either order.
+    pub fn either<T>(&self, node: &'g Node, read: impl Fn(&'g str) -> Option<T>) -> Option<(&'g str, T)> {
+        let (a, b) = (node.input(0)?, node.input(1)?);
+        read(b).map(|value| (a, value)).or_else(|| read(a).map(|value| (b, value)))
+    }
+
+    /// The extents of the pieces that a `Split` or `SplitToSequence` makes of an axis.
+    pub fn pieces(&self, node: &Node, total: usize) -> Option<Vec<usize>> {
+        if let Some(given) = node.ints("split") {
+            return counts(given, total);
+        }
+        let Some(given) = node.input(1) else {
+            return (node.is("Split")).then(|| even(total, total.div_ceil(node.outputs().len())));
+        };
+        let sizes = self.ints(given)?;
+        match sizes[..] {
+            [one] if node.is("SplitToSequence") && self.rank(given) != Some(1) => {
+                Some(even(total, usize::try_from(one).ok().filter(|&n| n > 0)?))
+            }
+            _ => counts(&sizes, total),
+        }
     }
 
     fn uses(&self, edge: &str) -> usize {
@@ -219,6 +272,25 @@ impl<'g> View<'g> {
         });
         found
     }
+}
+
+/// An operator in words, with its domain where that is not the standard one.
+pub(in crate::anatomy) fn operator(node: &Node) -> String {
+    match node.domain() {
+        "" => node.op().to_owned(),
+        domain => format!("{} of the domain {domain}", node.op()),
+    }
+}
+
+fn counts(values: &[i64], total: usize) -> Option<Vec<usize>> {
+    let sizes: Vec<usize> = values.iter().map(|&v| usize::try_from(v).ok()).collect::<Option<_>>()?;
+    (sizes.iter().sum::<usize>() == total).then_some(sizes)
+}
+
+/// Pieces of one width, the last one perhaps narrower.
+fn even(total: usize, width: usize) -> Vec<usize> {
+    let width = width.max(1);
+    (0..total).step_by(width).map(|first| width.min(total - first)).collect()
 }
 
 fn reads_extents(node: &Node) -> bool {

@@ -1,0 +1,9 @@
+//! The blocks of a decoder: the residual stream and what is added to it (`residual`), how a branch ends (`branch`),
+//! and what is inside of attention and of an MLP.
+
+pub(super) mod attention;
+pub(super) mod branch;
+mod heads;
+pub(super) mod mlp;
+pub(super) mod residual;
+mod sources;
