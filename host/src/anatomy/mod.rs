@@ -28,5 +28,7 @@ use look::view;
 use pieces::{linear, norms};
 
 pub use columns::Columns;
-pub use parts::{Anatomy, Axes, CachePort, Cached, Embedding, Inputs, NormFacts, Shaping, SiteEdge, Storage, WeightEdge};
+pub use parts::{
+    Anatomy, Axes, CachePort, Cached, Embedding, Inputs, NormFacts, Shaping, SiteEdge, Storage, WeightEdge,
+};
 pub use table::{Kind, Row, Table};

@@ -1,6 +1,6 @@
 //! What an anatomy holds: the sites, weights and ends of a decoder as edges of its graph, with evidence and absences.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use engraft_plugin_api::{Site, WeightRef};
 
@@ -33,6 +33,8 @@ pub struct Anatomy {
     /// How the norms before attention, before the MLP and before the unembedding are computed, by the site that is
     /// their output.
     pub norms: BTreeMap<Site, NormFacts>,
+    /// The blocks whose attention and MLP read the same stream and are added to it together.
+    pub parallel: BTreeSet<usize>,
     /// What lies between the tables and `embed`, besides their sum.
     pub embedding: Embedding,
     /// What is done to the unembedded values before they are the logits, in order.

@@ -132,7 +132,10 @@ fn read(view: &View<'_>, draft: &mut Draft) -> Result<()> {
                 attention::read(view, &linears, &norms, layer, block, draft);
                 match block.middle {
                     Some(middle) => draft.site(site(BlockSite::ResidMid), middle, "the first Add of the block"),
-                    None => draft.absent(site(BlockSite::ResidMid), "attention and the MLP of this block are parallel"),
+                    None => {
+                        draft.anatomy.parallel.insert(layer);
+                        draft.absent(site(BlockSite::ResidMid), "attention and the MLP of this block are parallel");
+                    }
                 }
                 mlp::read(view, &linears, &norms, layer, block, draft);
                 let sum = if block.middle.is_some() {

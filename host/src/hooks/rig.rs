@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use engraft_plugin_api::{BlockSite, Site, WeightRef};
 
+use super::arrange::arrange;
 use super::codes;
 use super::names::Name;
-use crate::anatomy::{Anatomy, Storage};
+use crate::anatomy::{Anatomy, Axes, Storage};
 use crate::base::{Error, Result};
 use crate::graph::{Attr, DType, Dim, Graph, Patch};
 
@@ -36,6 +37,8 @@ pub struct Rig {
     pub logits: bool,
     /// Cached keys and values are read and given back; without it nothing is cached.
     pub cache: bool,
+    /// Sites that gradients are put in at.
+    pub seeds: Vec<Site>,
 }
 
 /// A graph with a rig attached.
@@ -51,14 +54,14 @@ pub struct Rigged {
     pub presents: Vec<String>,
     /// The edge of every weight in [`Rig::variables`], as it is stored.
     pub variables: BTreeMap<WeightRef, String>,
-    /// The edge that a site's readers read.
+    /// The edge that a site's readers read, for sites whose edge has the site's own axes.
     pub sites: BTreeMap<Site, String>,
 }
 
 impl Rig {
     /// True for the pass that answers requests: logits, under patches or without.
     pub fn serves(&self) -> bool {
-        let Self { overwrites, adds, taps, branches: _, variables, logits } = self;
+        let Self { overwrites, adds, taps, branches: _, variables, logits, seeds: _, cache: _ } = self;
         *logits && overwrites.is_empty() && adds.is_empty() && taps.is_empty() && variables.is_empty()
     }
 
@@ -70,6 +73,15 @@ impl Rig {
     /// # Errors
     /// `site-absent` or `weight-absent` with the reason; `site-not-pokable`.
     pub fn attach(&self, graph: &Graph, anatomy: &Anatomy) -> Result<Rigged> {
+        let taps = self.taps.iter().map(|(site, _)| site);
+        let used = taps.chain(&self.overwrites).chain(&self.adds).chain(&self.seeds).copied();
+        match arrange(graph, anatomy, used)? {
+            Some((graph, anatomy)) => self.put(&graph, &anatomy),
+            None => self.put(graph, anatomy),
+        }
+    }
+
+    fn put(&self, graph: &Graph, anatomy: &Anatomy) -> Result<Rigged> {
         let mut patch = Patch::new(graph);
         patch.drop_outputs();
         let mut variables = BTreeMap::new();
@@ -103,7 +115,8 @@ impl Rig {
         }
         let logits = if self.logits { Some(self.logits_at(&mut patch, anatomy)?) } else { None };
         let presents = if self.cache { presents(&mut patch, anatomy)? } else { forget(&mut patch, anatomy)? };
-        let sites = anatomy.sites.iter().map(|(site, found)| (*site, patch.current(&found.edge))).collect();
+        let named = anatomy.sites.iter().filter(|(_, found)| found.axes == Axes::Named);
+        let sites = named.map(|(site, found)| (*site, patch.current(&found.edge))).collect();
         Ok(Rigged { graph: patch.apply()?, taps, logits, presents, variables, sites })
     }
 

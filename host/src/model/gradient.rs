@@ -198,6 +198,7 @@ impl Model {
                     .collect(),
                 logits: !loss.nll.is_empty() || loss.kl.iter().any(|k| !k.is_empty()),
                 cache: false,
+                seeds: loss.seeds.iter().map(|(site, _)| *site).collect(),
             },
             nll: !loss.nll.is_empty(),
             kl: [!loss.kl[0].is_empty(), !loss.kl[1].is_empty()],
