@@ -4,9 +4,10 @@ use std::fmt::Display;
 
 use engraft_plugin_api::{BlockSite, Role, Site, WeightRef};
 
-use super::linear::Projection;
-use super::norms::Norm;
+use super::look::view::Stored;
 use super::parts::{Anatomy, Axes, NormFacts, SiteEdge, Storage, WeightEdge};
+use super::pieces::linear::{Projection, place};
+use super::pieces::norms::Norm;
 use crate::base::Error;
 
 /// What was found so far, and what keeps it from being a whole decoder.
@@ -74,21 +75,30 @@ impl Draft {
 
     /// The parameters of a norm, and how it is computed.
     pub fn norm(&mut self, norm: &Norm<'_>, site: Site, scale: WeightRef, shift: WeightRef) {
-        for (weight, stored, word) in [(scale, &norm.scale, "scale"), (shift, &norm.shift, "shift")] {
-            match stored {
-                Some(stored) => {
-                    let shape = [1, stored.initializer.len()];
-                    let mut evidence = format!("the {word} of {}", norm.spelling);
-                    if word == "scale" && norm.offset != 0.0 {
-                        evidence = format!("{evidence}; the graph multiplies with {} + the stored value", norm.offset);
-                    }
-                    self.weight(weight, super::linear::place(stored, Storage::Vector, shape, evidence));
-                }
-                None => self.absent(weight, format!("the norm has no {word} in the file")),
-            }
+        self.scale(norm, scale);
+        match &norm.shift {
+            Some(stored) => self.vector(norm, stored, "shift", shift),
+            None => self.absent(shift, "the norm has no shift in the file"),
         }
         self.anatomy.epsilon = self.anatomy.epsilon.or(Some(norm.epsilon));
         let Norm { centred, epsilon, offset, .. } = *norm;
         self.anatomy.norms.insert(site, NormFacts { centred, epsilon, offset });
+    }
+
+    /// The scale of a norm.
+    pub fn scale(&mut self, norm: &Norm<'_>, weight: WeightRef) {
+        match &norm.scale {
+            Some(stored) => self.vector(norm, stored, "scale", weight),
+            None => self.absent(weight, "the norm has no scale in the file"),
+        }
+    }
+
+    fn vector(&mut self, norm: &Norm<'_>, stored: &Stored<'_>, word: &str, weight: WeightRef) {
+        let shape = [1, stored.initializer.len()];
+        let mut evidence = format!("the {word} of {}", norm.spelling);
+        if word == "scale" && norm.offset != 0.0 {
+            evidence = format!("{evidence}; the graph multiplies with {} + the stored value", norm.offset);
+        }
+        self.weight(weight, place(stored, Storage::Vector, shape, evidence));
     }
 }

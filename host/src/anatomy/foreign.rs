@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::codes;
-use super::view::operator;
+use super::look::view::operator;
 use crate::base::Error;
 use crate::graph::{Graph, Node};
 

@@ -1,14 +1,12 @@
 //! Which edge of the graph is which part of a transformer, found from structure, never from a model's name.
 //!
 //! `look` is how detectors see a graph; `pieces` lists the linear maps and norms that it is built of; `ends` finds the
-//! logits and the embeddings, `blocks` the residual stream and what its blocks hold, `inputs` and `cache` what to
-//! feed. `survey`
+//! logits and the embeddings, `blocks` the residual stream and what its blocks hold, `inputs` what to feed. `survey`
 //! runs them; `absences` explains what is not there; `foreign` names operators that keep a graph from being read;
 //! `check` states the identities that hold between the parts; `table` shows them.
 
 mod absences;
 mod blocks;
-mod cache;
 pub mod check;
 pub mod codes;
 mod columns;
@@ -23,9 +21,6 @@ mod survey;
 mod table;
 #[cfg(test)]
 mod tests;
-
-use look::view;
-use pieces::{linear, norms};
 
 pub use columns::Columns;
 pub use parts::{

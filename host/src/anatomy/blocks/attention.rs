@@ -18,12 +18,22 @@ use crate::graph::Node;
 const ELEMENTWISE: [&str; 10] = ["Add", "Sub", "Mul", "Div", "Where", "Min", "Max", "Tanh", "Concat", "Clip"];
 
 const INSIDE: [BlockSite; 5] = [BlockSite::Q, BlockSite::K, BlockSite::V, BlockSite::Pattern, BlockSite::Z];
-const ROLES: [Role; 6] = [Role::Query, Role::Key, Role::Value, Role::QueryBias, Role::KeyBias, Role::ValueBias];
+const ROLES: [Role; 8] = [
+    Role::Query,
+    Role::Key,
+    Role::Value,
+    Role::QueryBias,
+    Role::KeyBias,
+    Role::ValueBias,
+    Role::QueryNorm,
+    Role::KeyNorm,
+];
 const NAMES: Names = Names {
     added: BlockSite::AttnOut,
     projected: BlockSite::AttnProj,
     weight: Role::Output,
     bias: Role::OutputBias,
+    post: Role::Ln1Post,
     addition: "the first Add of the block",
 };
 
@@ -51,7 +61,7 @@ pub(in crate::anatomy) fn read<'g>(
             draft.absent_sites(layer, &INSIDE, &reason);
             draft.absent_sites(layer, &[BlockSite::AttnProj, BlockSite::Ln1Out], &reason);
             draft.absent_weights(layer, &ROLES, &reason);
-            draft.absent_weights(layer, &[Role::Output, Role::OutputBias], &reason);
+            draft.absent_weights(layer, &[Role::Output, Role::OutputBias, Role::Ln1Post], &reason);
             draft.absent_weights(layer, &[Role::Ln1Scale, Role::Ln1Shift], &reason);
             return;
         }
@@ -132,6 +142,14 @@ pub(in crate::anatomy) fn read<'g>(
         let input = found.projection.linear.input;
         draft.linear(&found.projection, weight(role), weight(bias), input);
         reads = reads.or(Some(input));
+    }
+    for (role, operand, word) in [(Role::QueryNorm, q, "queries"), (Role::KeyNorm, k, "keys")] {
+        let part = heads::norms(view, linears, norms, region, operand);
+        match part[..] {
+            [norm] => draft.scale(norm, weight(role)),
+            [] => draft.absent(weight(role), format!("no norm of {word} stands before the scores")),
+            _ => draft.absent(weight(role), format!("{} norms of {word} stand before the scores", part.len())),
+        }
     }
     match z {
         Some((edge, axes)) => {

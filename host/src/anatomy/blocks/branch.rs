@@ -6,7 +6,7 @@ use super::residual::Branch;
 use crate::anatomy::draft::Draft;
 use crate::anatomy::look::view::{View, operator};
 use crate::anatomy::pieces::linear::{Linear, Linears, Projection};
-use crate::anatomy::pieces::norms::Norms;
+use crate::anatomy::pieces::norms::{Norm, Norms};
 use crate::graph::Node;
 
 /// The end of a branch.
@@ -17,6 +17,8 @@ pub(super) struct Ending<'l, 'g> {
     pub out: &'l Linear<'g>,
     /// What stands between the two, in words; empty if nothing does.
     pub between: String,
+    /// The norm between the two.
+    pub post: Option<&'l Norm<'g>>,
 }
 
 /// The names of a branch's ending.
@@ -25,6 +27,7 @@ pub(super) struct Names {
     pub projected: BlockSite,
     pub weight: Role,
     pub bias: Role,
+    pub post: Role,
     /// In words.
     pub addition: &'static str,
 }
@@ -36,24 +39,24 @@ pub(super) struct Names {
 pub(super) fn ending<'l, 'g>(
     view: &View<'g>,
     linears: &'l Linears<'g>,
-    norms: &Norms<'g>,
+    norms: &'l Norms<'g>,
     branch: &Branch<'g>,
 ) -> Result<Ending<'l, 'g>, String> {
     let added = view.root_of_rank(branch.edge, 3).unwrap_or(branch.edge);
     let mut at = branch.edge;
-    let mut between = Vec::new();
+    let (mut between, mut post) = (Vec::new(), None);
     loop {
         if let Some(out) = linears.making(at) {
             // The first of a chain of copies is the projection's own.
             let added = if between.is_empty() { out.output } else { added };
-            return Ok(Ending { added, out, between: between.join(" and ") });
+            return Ok(Ending { added, out, between: between.join(" and "), post });
         }
         if let Some(norm) = norms.making(at) {
             between.push(match norm.centred {
                 true => "a layer norm",
                 false => "an RMS norm",
             });
-            at = norm.input;
+            (at, post) = (norm.input, Some(norm));
             continue;
         }
         let Some(node) = view.producer(at) else { return Err("an input of the graph".to_owned()) };
@@ -84,7 +87,7 @@ pub(super) fn factor<'g>(view: &View<'g>, node: &'g Node) -> Option<&'g str> {
 /// Notes the sites and the weights of an ending.
 pub(super) fn note(ending: &Ending<'_, '_>, layer: usize, names: &Names, input: &str, draft: &mut Draft) {
     let site = |s| Site::Block(layer, s);
-    let Names { added, projected, weight, bias, addition } = *names;
+    let Names { added, projected, weight, bias, post, addition } = *names;
     let out = ending.out;
     let mut evidence = format!("the output of the {} before {addition}", out.op);
     draft.site(site(projected), out.output, evidence.clone());
@@ -94,4 +97,10 @@ pub(super) fn note(ending: &Ending<'_, '_>, layer: usize, names: &Names, input: 
     draft.site(site(added), ending.added, evidence);
     let whole = Projection { linear: out, columns: None };
     draft.linear(&whole, WeightRef::Block(layer, weight), WeightRef::Block(layer, bias), input);
+    match ending.post {
+        Some(norm) => draft.scale(norm, WeightRef::Block(layer, post)),
+        None => {
+            draft.absent(WeightRef::Block(layer, post), format!("no norm stands between the projection and {addition}"))
+        }
+    }
 }

@@ -6,6 +6,7 @@ use crate::anatomy::look::region::Region;
 use crate::anatomy::look::view::View;
 use crate::anatomy::parts::Axes;
 use crate::anatomy::pieces::linear::{Linears, Projection};
+use crate::anatomy::pieces::norms::{Norm, Norms};
 
 /// Queries, keys or values.
 pub(super) struct Heads<'l, 'g> {
@@ -54,4 +55,21 @@ fn edge<'g>(source: &Source<'_, 'g>, wanted: (usize, usize)) -> Option<(&'g str,
     let first = || source.edge(|l| fits(l.heads_first())).map(|(edge, _)| (edge, Axes::HeadsFirst));
     let merged = || source.edge(|l| l.is_flat().then_some(())).map(|(edge, ())| (edge, Axes::HeadsMerged));
     named.or_else(first).or_else(merged)
+}
+
+/// The norms between queries or keys and the scores.
+pub(super) fn norms<'n, 'g>(
+    view: &View<'g>,
+    linears: &Linears<'g>,
+    norms: &'n Norms<'g>,
+    region: &Region<'g>,
+    operand: &'g str,
+) -> Vec<&'n Norm<'g>> {
+    let mut found: Vec<&Norm<'g>> = Vec::new();
+    view.upstream(operand, |edge| {
+        let inside = region.has(edge) && linears.making(edge).is_none();
+        found.extend(norms.making(edge).filter(|_| inside));
+        !inside
+    });
+    found
 }

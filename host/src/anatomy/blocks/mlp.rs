@@ -38,6 +38,7 @@ pub(in crate::anatomy) fn read<'g>(
         projected: BlockSite::MlpProj,
         weight: Role::MlpOut,
         bias: Role::MlpOutBias,
+        post: Role::Ln2Post,
         addition: if block.middle.is_some() { "the second Add of the block" } else { "the block's sum" },
     };
     draft.site(site(BlockSite::MlpOut), block.mlp.edge, format!("what {} adds to the residual stream", names.addition));
@@ -46,7 +47,7 @@ pub(in crate::anatomy) fn read<'g>(
         Err(maker) => {
             let reason = format!("the MLP ends in {maker}, not in a linear map that is read");
             draft.absent_sites(layer, &[BlockSite::MlpProj, BlockSite::MlpPost], &reason);
-            draft.absent_weights(layer, &[Role::MlpOut, Role::MlpOutBias], &reason);
+            draft.absent_weights(layer, &[Role::MlpOut, Role::MlpOutBias, Role::Ln2Post], &reason);
             return missing(&reason, draft);
         }
     };
