@@ -57,7 +57,7 @@ impl Draft {
     pub fn linear(&mut self, projection: &Projection<'_, '_>, weight: WeightRef, bias: WeightRef, input: &str) {
         let (linear, columns) = (projection.linear, projection.columns);
         let part = columns.map_or(String::new(), |c| format!("outputs {c} of "));
-        let flat = linear.flat && input == linear.operand;
+        let flat = linear.flat && !linear.merged[0] && input == linear.operand;
         let flat = flat.then(|| "no edge holds its inputs as [batch, pos, in]".to_owned());
         if let Some(obstacle) = linear.obstacle.as_ref().or(flat.as_ref()) {
             self.absent(weight, obstacle);

@@ -153,8 +153,25 @@ pub enum Axes {
     Named,
     /// `[batch, head, pos, d_head]` for a site that is `[batch, pos, head, d_head]`.
     HeadsFirst,
+    /// `[batch, pos, head, 1, d_head]` for a site that is `[batch, pos, head, d_head]`.
+    HeadsApart,
     /// `[batch, pos, head · d_head]` for a site that is `[batch, pos, head, d_head]`.
     HeadsMerged,
+    /// `[batch · pos, width]` for a site that is `[batch, pos, width]`.
+    PositionsMerged,
+}
+
+impl Axes {
+    /// The axes in words, where they are not those of the site's name.
+    pub fn words(self) -> Option<&'static str> {
+        match self {
+            Self::Named => None,
+            Self::HeadsFirst => Some("[batch, head, pos, d_head]"),
+            Self::HeadsApart => Some("[batch, pos, head, 1, d_head]"),
+            Self::HeadsMerged => Some("[batch, pos, head d_head]"),
+            Self::PositionsMerged => Some("[batch pos, width]"),
+        }
+    }
 }
 
 /// A site as an edge whose value is the site's, in the axes that are said.
@@ -203,6 +220,8 @@ pub struct WeightEdge {
     /// The activation that the weight makes, `[batch, pos, out]` with all packed outputs, after its bias. None for
     /// vectors.
     pub output: Option<String>,
+    /// True where input and output have batch and positions in one axis: `[batch · pos, in]`, `[batch · pos, out]`.
+    pub merged: [bool; 2],
     /// What in the graph shows that this is the weight.
     pub evidence: String,
 }

@@ -50,13 +50,22 @@ impl Anatomy {
 /// Takes back the sites whose edges do not have exactly the site's shape.
 fn verify(view: &View<'_>, draft: &mut Draft) {
     let outputs = view.graph.outputs();
-    for (site, found) in std::mem::take(&mut draft.anatomy.sites) {
+    for (site, mut found) in std::mem::take(&mut draft.anatomy.sites) {
         let stated = || outputs.iter().find(|o| o.name == found.edge).and_then(|o| o.dims.clone());
         let dims = view.dims(&found.edge).or_else(stated);
         let mut wanted = draft.anatomy.site_dims(site);
+        // Only reshaping leads from three axes to two, and it keeps the order of rows.
+        if found.axes == Axes::Named && wanted.len() == 3 && dims.as_ref().is_some_and(|d| d.len() == 2) {
+            found.axes = Axes::PositionsMerged;
+        }
         match found.axes {
             Axes::Named => {}
+            Axes::PositionsMerged => {
+                wanted.drain(..2);
+                wanted.insert(0, Dim::symbol("batch pos"));
+            }
             Axes::HeadsFirst => wanted.swap(1, 2),
+            Axes::HeadsApart => wanted.insert(3, Dim::Known(1)),
             Axes::HeadsMerged => {
                 let width = wanted.drain(2..).filter_map(|d| d.known()).product();
                 wanted.push(Dim::Known(width));

@@ -123,7 +123,10 @@ fn site_row(anatomy: &Anatomy, site: Site) -> Row {
     match anatomy.sites.get(&site) {
         Some(found) => Row {
             shape: words(&anatomy.site_dims(site)),
-            edge: Some(found.edge.clone()),
+            edge: Some(match found.axes.words() {
+                Some(axes) => format!("{} ({axes})", found.edge),
+                None => found.edge.clone(),
+            }),
             evidence: found.evidence.clone(),
             name,
             kind: Kind::Site,

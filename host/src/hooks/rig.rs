@@ -75,7 +75,8 @@ impl Rig {
     pub fn attach(&self, graph: &Graph, anatomy: &Anatomy) -> Result<Rigged> {
         let taps = self.taps.iter().map(|(site, _)| site);
         let used = taps.chain(&self.overwrites).chain(&self.adds).chain(&self.seeds).copied();
-        match arrange(graph, anatomy, used)? {
+        let branched = self.branches.iter().filter(|(_, b)| *b == Branch::LowRank).map(|(weight, _)| *weight);
+        match arrange(graph, anatomy, used, branched)? {
             Some((graph, anatomy)) => self.put(&graph, &anatomy),
             None => self.put(graph, anatomy),
         }

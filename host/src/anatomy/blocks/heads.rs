@@ -54,7 +54,8 @@ fn edge<'g>(source: &Source<'_, 'g>, wanted: (usize, usize)) -> Option<(&'g str,
     let named = source.edge(|l| fits(l.heads())).map(|(edge, _)| (edge, Axes::Named));
     let first = || source.edge(|l| fits(l.heads_first())).map(|(edge, _)| (edge, Axes::HeadsFirst));
     let merged = || source.edge(|l| l.is_flat().then_some(())).map(|(edge, ())| (edge, Axes::HeadsMerged));
-    named.or_else(first).or_else(merged)
+    let apart = || source.edge(|l| fits(l.heads_apart())).map(|(edge, _)| (edge, Axes::HeadsApart));
+    named.or_else(first).or_else(apart).or_else(merged)
 }
 
 /// The norms between queries or keys and the scores.

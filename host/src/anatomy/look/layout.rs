@@ -234,4 +234,10 @@ impl Layout {
     pub fn heads_first(&self) -> Option<(usize, usize)> {
         self.axes_are("bopo").then(|| Some((self.extent(1)?, self.extent(3)?)))?
     }
+
+    /// (heads, their width) of `[batch, pos, head, 1, d_head]`.
+    pub fn heads_apart(&self) -> Option<(usize, usize)> {
+        let apart = self.axes_are("bpooo") && self.extent(3) == Some(1);
+        apart.then(|| Some((self.extent(2)?, self.extent(4)?)))?
+    }
 }

@@ -24,6 +24,8 @@ pub(in crate::anatomy) struct Linear<'g> {
     pub output: &'g str,
     /// True if no edge holds x in three axes.
     pub flat: bool,
+    /// True where operand and output have batch and positions in one axis.
+    pub merged: [bool; 2],
     /// What keeps its weights from being edited as they are.
     pub obstacle: Option<String>,
 }
@@ -93,7 +95,7 @@ fn read<'g>(view: &View<'g>, node: &'g Node) -> Option<Linear<'g>> {
         Some("its Gemm adds something that is not one bias per output".to_owned())
     } else if !weight.separable {
         Some("a transposed or cast copy of the tensor is read by several nodes".to_owned())
-    } else if view.rank(output).is_some_and(|rank| rank != 3) {
+    } else if view.rank(output).is_some_and(|rank| rank != 3 && rank != 2) {
         Some("no edge holds its outputs as [batch, pos, out]".to_owned())
     } else {
         None
@@ -108,6 +110,7 @@ fn read<'g>(view: &View<'g>, node: &'g Node) -> Option<Linear<'g>> {
         input: deep.unwrap_or(operand),
         output,
         flat: deep.is_none(),
+        merged: [deep.is_none() && view.rank(operand) == Some(2), view.rank(output) == Some(2)],
         obstacle,
     })
 }
@@ -121,6 +124,7 @@ impl<'g> Linear<'g> {
         edge.columns = columns;
         edge.input = Some(input.to_owned());
         edge.output = Some(self.output.to_owned());
+        edge.merged = [self.merged[0] && input == self.operand, self.merged[1]];
         edge
     }
 
@@ -150,6 +154,7 @@ pub(in crate::anatomy) fn place(
         uses: stored.uses,
         input: None,
         output: None,
+        merged: [false; 2],
         evidence,
     }
 }

@@ -1,5 +1,6 @@
 //! The anatomy of every graph of the zoo, of decoders that are built here, and of graphs that are refused.
 
+mod built;
 mod goldens;
 mod gpt2;
 mod identities;
