@@ -41,3 +41,17 @@ pub(crate) fn renamed(graph: &Graph, name: impl Fn(&str) -> String) -> Graph {
     inner.initializer.iter_mut().for_each(|tensor| rename(&mut tensor.name));
     Graph::parse(&model.write_to_bytes().unwrap(), &graph.folder().join(Path::new("model.onnx"))).unwrap()
 }
+
+/// The same graph with every node of an operator in another domain.
+pub(crate) fn in_domain(graph: &Graph, op: &str, domain: &str) -> Graph {
+    let mut model = ModelProto::parse_from_bytes(&graph.to_bytes().unwrap()).unwrap();
+    for node in model.graph.as_mut().unwrap().node.iter_mut().filter(|n| n.op_type == op) {
+        domain.clone_into(&mut node.domain);
+    }
+    model.opset_import.push(onnx_protobuf::OperatorSetIdProto {
+        domain: domain.to_owned(),
+        version: 1,
+        ..Default::default()
+    });
+    Graph::parse(&model.write_to_bytes().unwrap(), &graph.folder().join(Path::new("model.onnx"))).unwrap()
+}

@@ -4,14 +4,16 @@
 use engraft_plugin_api::{BlockSite, Role, Site, WeightRef};
 
 use super::branch::{self, Names};
-use super::heads;
 use super::residual::Block;
+use super::{causal, heads};
+use crate::anatomy::codes;
 use crate::anatomy::draft::Draft;
 use crate::anatomy::look::region::{Region, mixes};
 use crate::anatomy::look::view::{View, operator};
 use crate::anatomy::parts::Axes;
 use crate::anatomy::pieces::linear::Linears;
 use crate::anatomy::pieces::norms::Norms;
+use crate::base::Error;
 use crate::graph::Node;
 
 /// Operators between attention scores and their softmax.
@@ -89,6 +91,15 @@ pub(in crate::anatomy) fn read<'g>(
     let Some((q, k)) = mix.scores else {
         return missing("no one product of queries and keys makes the scores".into(), draft);
     };
+    if !causal::looks_back(view, region, mix.weighs) {
+        let text = format!(
+            "block {layer}: nothing that masks the scores of {} tells earlier from later positions, so this is not a \
+             decoder, or its mask is left to the caller",
+            mix.weighs.label()
+        );
+        let error = Error::new(&codes::NO_TRANSFORMER, text);
+        draft.problems.push(error.help("engraft reads decoders; encoders, which look at all positions, are not read"));
+    }
     match mix.pattern {
         Ok(pattern) => {
             draft.site(site(BlockSite::Pattern), pattern, "the Softmax of masked scores, multiplied with the values")
@@ -184,6 +195,8 @@ struct Mix<'g> {
     v: &'g str,
     /// Queries and keys as they are multiplied.
     scores: Option<(&'g str, &'g str)>,
+    /// The softmax, or the operator around it.
+    weighs: &'g Node,
     /// (query heads, key and value heads), where an operator states them.
     heads: Option<(usize, usize)>,
 }
@@ -213,6 +226,7 @@ fn mixing<'g>(view: &View<'g>, region: &Region<'g>, operand: &'g str) -> Option<
                 pattern: Err(operator(node)),
                 v: node.input(2)?,
                 scores: Some((node.input(0)?, node.input(1)?)),
+                weighs: node,
                 heads: count("q_num_heads").zip(count("kv_num_heads")),
             });
         } else if node.is("MatMul") {
@@ -224,7 +238,13 @@ fn mixing<'g>(view: &View<'g>, region: &Region<'g>, operand: &'g str) -> Option<
                 _ => return None,
             };
             let pattern = Ok(view.root_of_rank(weights, 4).unwrap_or(weights));
-            return Some(Mix { pattern, v, scores: scores(view, region, softmax.input(0)?), heads: None });
+            return Some(Mix {
+                pattern,
+                v,
+                scores: scores(view, region, softmax.input(0)?),
+                weighs: softmax,
+                heads: None,
+            });
         } else {
             return None;
         }

@@ -105,6 +105,13 @@ fn attention(block: &Block<'_>, weight: &Weights<'_>, report: &mut Report<'_>) -
         let sums = pattern.sum_axis(Axis(3));
         let sums = Array2::from_shape_vec((sums.len(), 1), sums.iter().copied().collect()).map_err(shape)?;
         report.compare("attn.pattern sums to 1", sums.view(), &Array2::ones(sums.raw_dim()))?;
+        let n = pattern.len_of(Axis(2));
+        if n == pattern.len_of(Axis(3)) {
+            let seen = Array2::from_shape_fn((n, n), |(query, key)| f32::from(u8::from(key <= query)));
+            let back = (&pattern * &seen).sum_axis(Axis(3));
+            let back = Array2::from_shape_vec((back.len(), 1), back.iter().copied().collect()).map_err(shape)?;
+            report.compare("attn.pattern looks back only", back.view(), &Array2::ones(back.raw_dim()))?;
+        }
         if let (Some(v), Some(z)) = (block.at.heads(block.site(B::V))?, block.rows(B::Z)?) {
             let mixed = formulas::mix(&pattern, &v)?;
             let width = mixed.len() / z.nrows().max(1);

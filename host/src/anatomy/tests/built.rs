@@ -15,6 +15,9 @@ const MLP: usize = 20;
 const VOCAB: usize = 30;
 const LAYERS: usize = 2;
 
+/// No activation function at all.
+const NONE: u64 = 9;
+
 /// What models differ in, drawn from a number.
 struct Choice(u64);
 
@@ -296,6 +299,7 @@ impl Builder<'_> {
         match self.style.activation {
             0 => self.op("Relu", &[x]),
             1 => self.op("Gelu", &[x]),
+            NONE => x.to_owned(),
             2 => {
                 let gate = self.op("Sigmoid", &[x]);
                 self.op("Mul", &[&gate, x])
@@ -423,11 +427,15 @@ impl Builder<'_> {
 type Built = (Graph, BTreeMap<Site, String>, BTreeMap<WeightRef, (String, Option<Columns>)>);
 
 fn build(seed: u64) -> Built {
+    build_with(seed, |_| {})
+}
+
+fn build_with(seed: u64, change: impl Fn(&mut Style)) -> Built {
     let mut choice = Choice(seed);
     for _ in 0..3 {
         choice.of(2);
     }
-    let style = Style {
+    let mut style = Style {
         norm: choice.of(5),
         offset: choice.yes(),
         place: choice.of(3),
@@ -444,6 +452,7 @@ fn build(seed: u64) -> Built {
         scaled: choice.yes(),
         capped: choice.yes(),
     };
+    change(&mut style);
     let empty = Graph::empty(23);
     let mut patch = Patch::new(&empty);
     let rows = || vec![Dim::symbol("batch"), Dim::symbol("pos")];
@@ -530,4 +539,13 @@ fn built_decoders_are_read_as_they_were_built() {
         assert_eq!(found.inputs.mask.as_deref(), Some("kept"), "{seed}");
         assert_eq!((found.heads, found.d_head, found.layers), (HEADS, WIDTH, LAYERS), "{seed}");
     }
+}
+
+#[test]
+fn a_gate_that_nothing_bends_is_ambiguous() {
+    let (graph, sites, _) = build_with(3, |style| (style.mlp, style.activation) = (1, NONE));
+    let error = anatomy(&graph).unwrap_err();
+    assert_eq!(error.code().id, "anatomy-ambiguous");
+    let named = |site| error.message().contains(&format!("`{}`", sites[&Site::Block(0, site)]));
+    assert!(named(BlockSite::MlpPre) && named(BlockSite::MlpPreLinear), "{error}");
 }
