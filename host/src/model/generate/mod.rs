@@ -6,6 +6,8 @@
 mod answer;
 mod choose;
 mod pass;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 
