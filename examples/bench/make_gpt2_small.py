@@ -1,8 +1,9 @@
 """Makes a model of GPT-2 small's shape with random weights, to measure with: no download, no meaning.
 
-`python make_gpt2_small.py FOLDER [--cache]` writes model.onnx (with cached keys and values if asked for), model.onnx.data (some 650 MB), config.json and a
-tokenizer.json: byte-level BPE, the 256 bytes and a few merges, so every text can be tokenized and every
-id is below 50257. Needs torch, transformers 4.57, onnx, onnxscript, onnxruntime and tokenizers.
+`python make_gpt2_small.py FOLDER [--cache]` writes model.onnx, model.onnx.data (some 650 MB), config.json
+and a tokenizer.json: byte-level BPE, the 256 bytes and a few merges, so every text can be tokenized and
+every id is below 50257. With `--cache` the graph takes cached keys and values and gives them back. Needs
+torch, transformers 4.57, onnx, onnxscript, onnxruntime and tokenizers.
 """
 
 import json

@@ -3,7 +3,7 @@
 `export(model, folder)` writes `model.onnx` (the dynamo exporter) and `model_torchscript.onnx` (the
 TorchScript one) over one external data file, `model.onnx.data`. Both graphs take `input_ids` and, where
 asked for, `attention_mask` and `position_ids`, all int64 [batch, sequence], and give `logits`
-[batch, sequence, vocab]. There is no KV cache; `export_cached` writes a graph of the dynamo exporter with one.
+[batch, sequence, vocab]. There is no KV cache; `export_cached` writes a graph of the TorchScript exporter with one.
 The same model gives the same bytes on every run.
 
 Needs torch, transformers 4.57, onnx, onnxscript; `check` needs onnxruntime as well.
@@ -115,37 +115,6 @@ class _Cached(torch.nn.Module):
         return out.logits, *(t for pair in out.past_key_values.to_legacy_cache() for t in pair)
 
 
-def dynamo_cached(model, opset=20, attention="eager"):
-    """The graph of the dynamo exporter with cached keys and values, [batch, head, past, width], weights inline."""
-    config = model.config
-    width = config.n_embd // config.n_head
-    past, sequence = 4, 3
-    named = inputs(2, sequence, config.vocab_size)
-    named["attention_mask"] = torch.ones(2, past + sequence, dtype=torch.int64)
-    named["position_ids"] += past
-    kinds = [f"{i}.{kind}" for i in range(config.n_layer) for kind in ("key", "value")]
-    for kind in kinds:
-        named["past_key_values." + kind] = torch.randn(2, config.n_head, past, width)
-    auto = torch.export.Dim.DYNAMIC
-    flat, deep = {0: auto, 1: auto}, {0: auto, 2: auto}
-    shapes = {name: flat for name in ("input_ids", "attention_mask", "position_ids")}
-    model.eval()
-    model.set_attn_implementation(attention)
-    with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        program = torch.onnx.export(
-            _Cached(model),
-            tuple(named.values()),
-            input_names=list(named),
-            output_names=["logits", *("present." + kind for kind in kinds)],
-            dynamic_shapes={**shapes, "past": tuple(deep for _ in kinds)},
-            opset_version=opset,
-            dynamo=True,
-            verbose=False,
-        )
-    return clean(program.model_proto, model)
-
-
 def torchscript(model, mask=True, positions=True, opset=17, attention="eager"):
     """The graph of the TorchScript exporter, weights inline."""
     named = inputs(2, 5, model.config.vocab_size, mask, positions)
@@ -161,6 +130,46 @@ def torchscript(model, mask=True, positions=True, opset=17, attention="eager"):
             opset_version=opset,
             dynamo=False,
         )
+    return clean(onnx.load_from_string(buffer.getvalue()), model)
+
+
+def torchscript_cached(model, opset=17, attention="eager"):
+    """The graph of the TorchScript exporter with cached keys and values, [batch, head, past, width], weights inline."""
+    config = model.config
+    width = config.n_embd // config.n_head
+    past, sequence = 4, 3
+    named = inputs(2, sequence, config.vocab_size)
+    named["attention_mask"] = torch.ones(2, past + sequence, dtype=torch.int64)
+    named["position_ids"] += past
+    kinds = [f"{i}.{kind}" for i in range(config.n_layer) for kind in ("key", "value")]
+    for kind in kinds:
+        named["past_key_values." + kind] = torch.randn(2, config.n_head, past, width)
+    axes = {name: {0: "batch", 1: "sequence"} for name in ("input_ids", "position_ids", "logits")}
+    axes["attention_mask"] = {0: "batch", 1: "past + sequence"}
+    for kind in kinds:
+        axes["past_key_values." + kind] = {0: "batch", 2: "past"}
+        axes["present." + kind] = {0: "batch", 2: "past + sequence"}
+    masks = masking_utils.ALL_MASK_ATTENTION_FUNCTIONS
+    eager_mask = masks["eager"]
+    buffer = io.BytesIO()
+    try:
+        model.eval()
+        model.set_attn_implementation(attention)
+        masks["eager"] = _mask_without_vmap
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            torch.onnx.export(
+                _Cached(model),
+                tuple(named.values()),
+                buffer,
+                input_names=list(named),
+                output_names=["logits", *("present." + kind for kind in kinds)],
+                dynamic_axes=axes,
+                opset_version=opset,
+                dynamo=False,
+            )
+    finally:
+        masks["eager"] = eager_mask
     return clean(onnx.load_from_string(buffer.getvalue()), model)
 
 
@@ -276,11 +285,11 @@ def export(
     return paths
 
 
-def export_cached(model, folder, stem="model", opset=20):
+def export_cached(model, folder, stem="model", opset=17):
     """Writes `stem.onnx` with cached keys and values, and `stem.onnx.data`; returns the path."""
     os.makedirs(folder, exist_ok=True)
     path = os.path.join(folder, f"{stem}.onnx")
-    proto = dynamo_cached(model, opset)
+    proto = torchscript_cached(model, opset)
     externalise([proto], os.path.join(folder, f"{stem}.onnx.data"))
     write(proto, path)
     return path
