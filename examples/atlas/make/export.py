@@ -159,7 +159,7 @@ def torchscript_cached(model, opset=17, attention="eager"):
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             torch.onnx.export(
-                _Cached(model),
+                _Cached(model).eval(),
                 tuple(named.values()),
                 buffer,
                 input_names=list(named),

@@ -3,12 +3,13 @@
 use std::path::{Path, PathBuf};
 
 use engraft_plugin_api::{
-    Change, Decoding, Delta, GenerateRequest, GradientRequest, Params, Place, Role, RunRequest, Sampling, Tensor, Term,
-    WeightRef, Wrt,
+    Change, Decoding, Delta, GenerateRequest, GradientRequest, Params, Place, Role, RunRequest, Sampling, Site, Tensor,
+    Term, WeightRef, Wrt,
 };
 use safetensors::SafeTensors;
 
 use super::choose::choose;
+use crate::graph::{Attr, DType, Patch, Shapes, Slice};
 use crate::model::{Model, OpenOptions, Proposal};
 use crate::runtime;
 
@@ -159,6 +160,43 @@ fn a_row_ends_with_the_context_and_others_go_on() {
         let texts = GenerateRequest { stop_texts: vec!["x".into()], ..request };
         assert_eq!(model.generate(&texts).unwrap_err().code().id, "tokenizer-missing");
     }
+}
+
+#[test]
+fn an_operator_that_joins_the_cache_itself_is_the_same_model() {
+    let name = "llama-dynamo-23-cache";
+    let plain = model(name);
+    let (graph, ports) = (plain.graph(), &plain.anatomy().inputs.cache);
+    let mut patch = Patch::new(graph);
+    patch.drop_outputs();
+    let mut presents = Vec::new();
+    for node in graph.nodes().iter().filter(|n| n.is("Attention")) {
+        // Keys and values are repeated for the heads of a group before the operator; there they are joined now.
+        let layer = presents.len() / 2;
+        let mut inputs = vec![node.input(0).unwrap().to_owned()];
+        inputs.extend([0, 1].map(|i| ports[2 * layer + i].fresh.clone().unwrap()));
+        inputs.push(node.input(3).unwrap().to_owned());
+        inputs.extend([0, 1].map(|i| ports[2 * layer + i].past.clone()));
+        let inputs: Vec<&str> = inputs.iter().map(String::as_str).collect();
+        let scale = Attr::Float(node.float("scale").unwrap());
+        let made = patch.op_many("Attention", &inputs, &[("scale", scale)], 3).unwrap();
+        patch.shunt(node.output(0), &made[0]).unwrap();
+        presents.extend(made[1..].to_vec());
+    }
+    presents.insert(0, plain.anatomy().site(Site::Logits).unwrap().to_owned());
+    presents.iter().for_each(|edge| patch.tap(edge, DType::F32).unwrap());
+    let whole = patch.apply().unwrap();
+    let outputs: Vec<&str> = presents.iter().map(String::as_str).collect();
+    let sliced = Slice::between(&whole, &Shapes::infer(&whole).unwrap(), &[], &outputs).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    sliced.graph.save(&folder.path().join("model.onnx")).unwrap();
+    let joined = Model::open(folder.path(), &runtime::for_tests(), &OpenOptions::default()).unwrap();
+    let found: Vec<_> = joined.anatomy().inputs.cache.iter().map(|p| (p.layer, p.kind, p.past.clone())).collect();
+    assert_eq!(found, ports.iter().map(|p| (p.layer, p.kind, p.past.clone())).collect::<Vec<_>>());
+    let rows = record("llama", "ids");
+    let request = GenerateRequest { rows, max_new: 8, ..GenerateRequest::default() };
+    assert_eq!(joined.generate(&request).unwrap(), record("llama", "greedy"));
+    assert_eq!(row_by_row(&joined, &request), record("llama", "greedy"));
 }
 
 #[test]
