@@ -9,7 +9,7 @@ use engraft_plugin_api::{
 use safetensors::SafeTensors;
 
 use super::choose::choose;
-use crate::graph::{Attr, DType, Patch, Shapes, Slice};
+use crate::graph::{Attr, DType, Patch, Shapes, Slice, export};
 use crate::model::{Model, OpenOptions, Proposal};
 use crate::runtime;
 
@@ -189,8 +189,9 @@ fn an_operator_that_joins_the_cache_itself_is_the_same_model() {
     let outputs: Vec<&str> = presents.iter().map(String::as_str).collect();
     let sliced = Slice::between(&whole, &Shapes::infer(&whole).unwrap(), &[], &outputs).unwrap();
     let folder = tempfile::tempdir().unwrap();
-    sliced.graph.save(&folder.path().join("model.onnx")).unwrap();
-    let joined = Model::open(folder.path(), &runtime::for_tests(), &OpenOptions::default()).unwrap();
+    let target = folder.path().join("joined");
+    export(&sliced.graph, &[], &target).unwrap();
+    let joined = Model::open(&target, &runtime::for_tests(), &OpenOptions::default()).unwrap();
     let found: Vec<_> = joined.anatomy().inputs.cache.iter().map(|p| (p.layer, p.kind, p.past.clone())).collect();
     assert_eq!(found, ports.iter().map(|p| (p.layer, p.kind, p.past.clone())).collect::<Vec<_>>());
     let rows = record("llama", "ids");
