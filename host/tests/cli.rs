@@ -1,6 +1,9 @@
 //! The command line as a user meets it: exit codes, what goes to which stream, and that every mistake has its code.
 //! The plugins of the workspace are used, so it has to be built as a whole: `cargo test --workspace`.
 
+#[path = "cli/ask.rs"]
+mod ask;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};

@@ -6,6 +6,8 @@
 mod answer;
 mod choose;
 mod pass;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 
@@ -119,8 +121,10 @@ impl Model {
     /// read and positions for each row; a graph that counts positions itself gets rows of one length at a time.
     fn together(&self, rows: &[Row]) -> Vec<Vec<usize>> {
         let inputs = &self.anatomy().inputs;
-        let index = self.graph().index();
-        let read = |mask: &str| index.consumers(mask).any(|(node, _)| !node.is("Shape") && !node.is("Size"));
+        let read = |mask: &str| {
+            let index = self.graph().index();
+            index.consumers(mask).any(|(node, _)| !node.is("Shape") && !node.is("Size"))
+        };
         let each = || inputs.positions.is_some() && inputs.mask.as_deref().is_some_and(read);
         if inputs.cache.is_empty() || each() {
             return vec![(0..rows.len()).collect()];
