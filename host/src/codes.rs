@@ -3,7 +3,7 @@
 use crate::base::Code;
 
 /// The folders that have codes, with their codes.
-pub fn all() -> [(&'static str, &'static [&'static Code]); 13] {
+pub fn all() -> [(&'static str, &'static [&'static Code]); 14] {
     [
         ("base", crate::base::codes::ALL),
         ("graph", crate::graph::codes::ALL),
@@ -18,6 +18,7 @@ pub fn all() -> [(&'static str, &'static [&'static Code]); 13] {
         ("metrics", crate::metrics::codes::ALL),
         ("experiment", crate::experiment::codes::ALL),
         ("cli", crate::cli::codes::ALL),
+        ("plugin-api", crate::cli::contract::ALL),
     ]
 }
 

@@ -16,4 +16,7 @@ codes! {
     Model GRADIENT_WRONG "gradient-wrong" "A gradient and the finite difference of the loss contradict each other by \
         more than rounding explains. Either a gradient rule is wrong, or the loss has a kink or is not smooth enough \
         at this point for the step that was taken. Please report it with the message.";
+    Model GRADIENT_WINDOW "gradient-window" "A forward pass over some positions only was to be built, and an operator on \
+        the way mixes positions in a manner that is not read. The gradient is then computed over whole rows, which is \
+        slower and gives the same numbers; nobody sees this unless a program asks for the window itself.";
 }

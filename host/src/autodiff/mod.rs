@@ -4,7 +4,8 @@
 //! gradient runs wherever the graph runs. [`gradients`] is the way in; [`nll`] and [`kl`] make a loss and its cotangent
 //! from logits; [`check`] compares a gradient with finite differences. `plan` decides which nodes are differentiated
 //! and refuses before anything is added; `tape` holds the gradients on the way and adds nodes; `rules` has one file
-//! for each family of operators.
+//! for each family of operators. [`window`] copies a forward pass for some
+//! positions only, so that what is differentiated is small.
 
 pub mod check;
 pub mod codes;
@@ -13,8 +14,10 @@ mod loss;
 mod plan;
 mod rules;
 mod tape;
+mod window;
 
 pub use loss::{LossNodes, kl, nll};
+pub use window::{Window, window};
 
 use facts::Facts;
 use plan::Plan;

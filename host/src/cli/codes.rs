@@ -7,9 +7,31 @@ codes! {
         contradict each other. `engraft help COMMAND` shows what a command takes, with an example.";
     Usage CODE_UNKNOWN "code-unknown" "There is no error of that code in this version. `engraft explain` lists all \
         codes. Codes inside square brackets in a message of a plugin are the plugin's own; its README explains them.";
+    Usage OUTPUT_EXISTS "output-exists" "There is something already where a result is to be written, and results do not \
+        overwrite unasked. Nothing was run. Choose another name, or add `--force` where a file may be replaced; the old \
+        one then stays whole until the new one is. A folder is never replaced.";
+    Usage NO_GRADIENT "gradient-site" "A gradient was asked for at an activation that has no vector for each row and \
+        position: the attention pattern, whose axes are `[batch, head, query, key]`. Ask for the gradients at \
+        `attn.q`, `attn.k`, `attn.v` or `attn.z` instead.";
+    Config ROWS_FILE "rows-file" "The file that was given with `--ids` is not a list of rows of token ids. It is JSON, a \
+        list of lists of whole numbers from 0, for example `[[12, 7, 88], [5, 9]]`; rows may differ in length. The \
+        message gives the line and column at which it stops being one.";
+    Config ROWS_EMPTY "rows-empty" "There is nothing to run: the file or the options give no row, or a row without a \
+        token. A row needs at least one token, since what follows its last position is what is looked at.";
+    Config ROWS_LONG "rows-long" "A row has more tokens than the model has positions for. Shorten it; \
+        `engraft inspect MODEL` shows the context.";
+    Config TOKEN_RANGE "token-range" "A token id in a file of rows or on the command line is not below the number of rows \
+        of the model's embedding. The usual cause is a tokenizer of another model, or ids that count from 1.";
+    Model PROBE_SHAPE "probe-shape" "An activation or gradient that was asked for does not have the shape that the \
+        anatomy says, so a part of the graph was taken for another one, and nothing was written. \
+        `engraft inspect MODEL --check` shows more; please report the model's architecture and exporter.";
     Model CHECK_FAILED "check-failed" "The model's own numbers contradict its anatomy: an identity such as resid_mid = \
         resid_pre + attn_out does not hold. The anatomy has taken one edge for another, and edits of this model \
         would be wrong. Please report the model's architecture and exporter.";
+    Model GRADIENT_CHECK "check-gradient" "A gradient that engraft computes does not say how the loss changes: nudging a \
+        few values of a site or weight moves the loss by another amount. Methods that train on gradients would go \
+        astray on this model. Repeat the check with another `--seed`; if it stays so, please report the model's \
+        architecture and exporter.";
     Plugin FINDINGS "plugin-findings" "A plugin was checked and something was found. The findings are listed above the \
         error.";
     Runtime OUTPUT "output-failed" "The standard output could not be written to, for instance because it is a file on a \

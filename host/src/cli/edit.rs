@@ -1,17 +1,18 @@
 //! `engraft edit`: one edit, with what the model says before and after.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use engraft_plugin_api::{EditRequest, GenerateRequest, Level, Target};
+use engraft_plugin_api::{Change, EditRequest, GenerateRequest, Level, Target};
 use serde::Serialize;
 
+use super::out::Progress;
 use super::{ModelArgs, PluginPath, cancel_on_interrupt, out, shown, usage};
-use crate::base::{Result, atomic};
+use crate::base::{Cancel, Result, atomic};
 use crate::model::{Continuation, Model, Proposal};
-use crate::plugins::{Access, Listener, params};
+use crate::plugins::{Access, Deadlines, Listener, Method, params, watched};
 
 /// Make one edit and show what the model says before and after. The model's files are not touched; `--save` keeps
 /// the edit as a patch file.
@@ -68,6 +69,10 @@ struct Report {
     seconds: f64,
     before: Said,
     after: Said,
+    /// Where the patch was written.
+    saved: Option<String>,
+    /// What the method said.
+    notes: Vec<String>,
 }
 
 #[derive(Serialize)]
@@ -76,27 +81,25 @@ struct Said {
     target_probability: f64,
 }
 
-/// How long progress keeps quiet between two lines.
-const QUIET: Duration = Duration::from_secs(5);
+/// How long a method may take to return once it was asked to stop.
+const GRACE: Duration = Duration::from_secs(10);
 
-/// Passes on what a method says, and every few seconds how far it is.
+/// Shows how far a method is, and keeps what it says.
 struct Voice {
-    said: Mutex<Instant>,
+    progress: Progress,
+    said: Mutex<Vec<String>>,
 }
 
 impl Listener for Voice {
     fn log(&self, level: Level, message: &str) {
         if level != Level::Debug {
-            out::note(message);
+            self.progress.line(message);
+            self.said.lock().unwrap_or_else(PoisonError::into_inner).push(message.to_owned());
         }
     }
 
     fn progress(&self, done: u64, total: u64, what: &str) {
-        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
-        if said.elapsed() > QUIET {
-            *said = Instant::now();
-            out::note(format_args!("{what}: {done} of {total}"));
-        }
+        self.progress.step(what, done, total, false);
     }
 }
 
@@ -116,29 +119,35 @@ impl EditOne {
         if let Some(path) = &self.save {
             let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
             atomic::check_writable(folder.unwrap_or(Path::new(".")))?;
+            out::new_file(path, true)?;
         }
         let cancel = cancel_on_interrupt();
-        let model = self.model.open()?;
-        let before = self.listen(&model, &prompt)?;
-        let voice = Voice { said: Mutex::new(Instant::now()) };
-        let access = Access { corpus: self.corpus.clone(), listener: &voice, ..Access::new(&model, cancel, self.seed) };
+        let model = Arc::new(self.model.open()?);
+        let before = self.listen(&model, &prompt, &cancel)?;
+        let params = method.params().clone();
+        let voice = Arc::new(Voice { progress: Progress::new(), said: Mutex::default() });
         let began = Instant::now();
-        let changes = method.edit(&access, std::slice::from_ref(&request))?;
+        let changes = self.ask(method, &request, &model, &cancel, &voice);
+        voice.progress.clear();
+        let changes = changes?;
+        cancel.check()?;
         let id = model.commit(Proposal {
             method: library.descriptor().name.clone(),
             version: library.descriptor().version.clone(),
-            params: method.params().clone(),
+            params,
             requests: vec![request],
             changes,
         })?;
         let seconds = began.elapsed().as_secs_f64();
-        let after = self.listen(&model, &prompt)?;
+        let after = self.listen(&model, &prompt, &cancel)?;
         if let (Some(path), Some((_, patch))) = (&self.save, model.patches().last()) {
             patch.save(path)?;
         }
         if self.json {
             let target = self.target.clone();
-            return out::json(&Report { patch: id.to_string(), prompt, target, seconds, before, after });
+            let saved = self.save.as_deref().map(shown);
+            let notes = voice.said.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            return out::json(&Report { patch: id.to_string(), prompt, target, seconds, before, after, saved, notes });
         }
         for (when, said) in [("before", before), ("after", after)] {
             out::line(format_args!(
@@ -148,6 +157,24 @@ impl EditOne {
         }
         let kept = self.save.as_deref().map_or(String::new(), |path| format!(", saved to {}", shown(path)));
         out::line(format_args!("patch {id} of {} in {seconds:.3} s{kept}", library.descriptor().name))
+    }
+
+    /// Asks the method, on a thread that is left behind if it does not react to an interruption.
+    fn ask(
+        &self,
+        method: Method,
+        request: &EditRequest,
+        model: &Arc<Model>,
+        cancel: &Cancel,
+        voice: &Arc<Voice>,
+    ) -> Result<Vec<Change>> {
+        let what = format!("the method `{}`", method.library().descriptor().name);
+        let (corpus, seed, request) = (self.corpus.clone(), self.seed, request.clone());
+        let (model, token, voice) = (model.clone(), cancel.clone(), voice.clone());
+        watched(&what, cancel, Deadlines { soft: None, grace: GRACE }, move || {
+            let access = Access { corpus, listener: &*voice, ..Access::new(&model, token, seed) };
+            method.edit(&access, &[request])
+        })
     }
 
     /// Refuses a request that no method could read, before anything is loaded.
@@ -169,7 +196,8 @@ impl EditOne {
     }
 
     /// What the model writes after the prompt, and how probable the target is there.
-    fn listen(&self, model: &Model, prompt: &str) -> Result<Said> {
+    fn listen(&self, model: &Model, prompt: &str, cancel: &Cancel) -> Result<Said> {
+        cancel.check()?;
         let tokenizer = model.tokenizer()?;
         let row = tokenizer.encode(prompt)?.ids;
         let spaced = if self.target.starts_with(' ') { self.target.clone() } else { format!(" {}", self.target) };
@@ -178,7 +206,7 @@ impl EditOne {
         let log: f64 = scored[0].log_probs.iter().map(|&p| f64::from(p)).sum();
         let stop = tokenizer.end_tokens().to_vec();
         let request = GenerateRequest { rows: vec![row], max_new: 12, stop, ..GenerateRequest::default() };
-        let text = tokenizer.decode(&model.generate(&request)?.remove(0))?;
+        let text = tokenizer.decode(&model.generate_until(&request, Some(cancel))?.remove(0))?;
         Ok(Said { text, target_probability: log.exp() })
     }
 }

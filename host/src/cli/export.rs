@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use serde::Serialize;
 
 use super::{ModelArgs, apply, out, shown};
 use crate::base::Result;
@@ -19,6 +20,15 @@ pub(super) struct Export {
     /// The folder to make.
     #[arg(long)]
     out: PathBuf,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Serialize)]
+struct Report {
+    out: String,
+    patches: Vec<String>,
 }
 
 impl Export {
@@ -26,6 +36,10 @@ impl Export {
         let model = self.model.open()?;
         apply(&model, &self.patches)?;
         model.export(&self.out)?;
-        out::line(shown(&self.out))
+        let out = shown(&self.out);
+        if !self.json {
+            return out::line(out);
+        }
+        out::json(&Report { out, patches: model.patches().iter().map(|(id, _)| id.to_string()).collect() })
     }
 }

@@ -5,12 +5,14 @@
 
 mod ask;
 pub mod codes;
+pub mod contract;
 mod edit;
 mod explain;
 mod export;
 mod inspect;
 mod out;
 mod plugins;
+mod probe;
 mod run;
 mod setup;
 
@@ -18,7 +20,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::{Arc, LazyLock};
 
-use clap::{Args, Parser, Subcommand};
+use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::base::{Cancel, Error, Result};
 use crate::model::{Model, OpenOptions};
@@ -53,6 +55,8 @@ enum Command {
     Export(export::Export),
     /// Show which edge of a model's graph is which part of a transformer.
     Inspect(inspect::Inspect),
+    /// Run rows of tokens and write activations and gradients to a file.
+    Probe(probe::Probe),
     /// List plugins or check one.
     Plugins(plugins::Plugins),
     /// Get ONNX Runtime ahead of time.
@@ -91,11 +95,16 @@ struct ModelArgs {
 
 impl ModelArgs {
     fn open(&self) -> Result<Model> {
-        // The graph is looked for first: a misspelt path should not begin with a download.
-        crate::graph::Graph::find(&self.model)?;
-        let runtime = Runtime::open(&RuntimeSettings::for_device(self.device), notify())?;
-        Model::open(&self.model, &runtime, &OpenOptions { device: self.device, ..OpenOptions::default() })
+        open(&self.model, self.device, true)
     }
+}
+
+/// Opens a model; without `texts` its tokenizer is not looked at.
+fn open(model: &Path, device: Device, texts: bool) -> Result<Model> {
+    // The graph is looked for first: a misspelt path should not begin with a download.
+    crate::graph::Graph::find(model)?;
+    let runtime = Runtime::open(&RuntimeSettings::for_device(device), notify())?;
+    Model::open(model, &runtime, &OpenOptions { device, without_tokenizer: !texts, ..OpenOptions::default() })
 }
 
 /// Makes patches from files part of a model.
@@ -146,22 +155,48 @@ fn shown(path: &Path) -> String {
     short.display().to_string()
 }
 
+/// True if the sub-command that was chosen was asked for JSON.
+fn asks_json(matches: &ArgMatches) -> bool {
+    let own = matches.try_get_one::<bool>("json").ok().flatten().copied().unwrap_or(false);
+    own || matches.subcommand().is_some_and(|(_, inner)| asks_json(inner))
+}
+
+/// What is wrong with a command line that does not parse, in clap's own words.
+fn misspelt(error: &clap::Error) -> ExitCode {
+    if !error.use_stderr() {
+        // Help and version; a reader that goes away is no error here either.
+        let _ = error.print();
+        return ExitCode::SUCCESS;
+    }
+    if std::env::args_os().any(|arg| arg == "--json") {
+        out::set_json();
+        let text = error.render().to_string();
+        let text = text.split("\n\n").next().unwrap_or_default().trim_start_matches("error: ").trim();
+        out::error(&usage(text).help("`engraft help COMMAND` shows what a command takes"));
+    } else {
+        let _ = error.print();
+    }
+    ExitCode::from(2)
+}
+
 /// Runs the command line of the process.
 pub fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
-        Ok(cli) => cli,
-        Err(error) => {
-            let code = if error.use_stderr() { 2 } else { 0 };
-            let _ = error.print();
-            return ExitCode::from(code);
-        }
+    let parsed =
+        Cli::command().try_get_matches().and_then(|m| Cli::from_arg_matches(&m).map(|cli| (asks_json(&m), cli)));
+    let (json, cli) = match parsed {
+        Ok(parsed) => parsed,
+        Err(error) => return misspelt(&error),
     };
+    if json {
+        out::set_json();
+    }
     let done = match &cli.command {
         Command::Run(command) => command.run(),
         Command::Edit(command) => command.run(),
         Command::Ask(command) => command.run(),
         Command::Export(command) => command.run(),
         Command::Inspect(command) => command.run(),
+        Command::Probe(command) => command.run(),
         Command::Plugins(command) => command.run(),
         Command::Setup(command) => command.run(),
         Command::Explain(command) => command.run(),

@@ -41,7 +41,25 @@ enum Command {
         /// A parameter that has no default, as `name=value`; may be given several times.
         #[arg(long = "param", value_name = "NAME=VALUE")]
         params: Vec<String>,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
     },
+}
+
+/// A file on the search path: a plugin, or why it is none.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Entry {
+    Loaded(Listed),
+    Refused { file: String, error: out::Fault },
+}
+
+#[derive(Serialize)]
+struct Checked {
+    plugin: Listed,
+    /// The parameters that it was created with.
+    taken: Vec<String>,
 }
 
 #[derive(Serialize)]
@@ -106,16 +124,26 @@ impl Plugins {
     pub(super) fn run(&self) -> Result<()> {
         match &self.command {
             Command::List { path, json } => {
-                let mut listed = Vec::new();
+                let mut entries = Vec::new();
                 for (file, loaded) in path.registry().scan() {
-                    match loaded {
-                        Ok(library) => listed.push(Listed::of(&library)),
-                        Err(error) => out::note(format_args!("not loaded: {}: {error}", file.display())),
-                    }
+                    let file = file.display().to_string();
+                    entries.push(match loaded {
+                        Ok(library) => Entry::Loaded(Listed::of(&library)),
+                        Err(error) => {
+                            out::note(format_args!("not loaded: {file}: {error}"));
+                            Entry::Refused { file, error: out::Fault::of(&error) }
+                        }
+                    });
                 }
-                if *json { out::json(&listed) } else { listed.iter().try_for_each(Listed::print) }
+                if *json {
+                    return out::json(&entries);
+                }
+                entries.iter().try_for_each(|entry| match entry {
+                    Entry::Loaded(listed) => listed.print(),
+                    Entry::Refused { .. } => Ok(()),
+                })
             }
-            Command::Check { file, params } => check(file, params),
+            Command::Check { file, params, json } => check(file, params, *json),
         }
     }
 }
@@ -130,11 +158,14 @@ fn first_layers(specs: &[ParamSpec]) -> Vec<String> {
     specs.iter().filter(|spec| spec.default.is_none()).filter_map(layer).collect()
 }
 
-fn check(file: &Path, given: &[String]) -> Result<()> {
+fn check(file: &Path, given: &[String], json: bool) -> Result<()> {
     let library = Arc::new(Library::load(file, None)?);
-    Listed::of(&library).print()?;
+    let plugin = Listed::of(&library);
     let mut pairs = first_layers(&library.descriptor().params);
-    pairs.iter().try_for_each(|pair| out::line(format_args!("  taking {pair}, unless --param says otherwise")))?;
+    if !json {
+        plugin.print()?;
+        pairs.iter().try_for_each(|pair| out::line(format_args!("  taking {pair}, unless --param says otherwise")))?;
+    }
     pairs.extend_from_slice(given);
     let params = library.configure(&params::of_command_line(None, &pairs)?)?;
     let method = library.create(params)?;
@@ -144,10 +175,12 @@ fn check(file: &Path, given: &[String]) -> Result<()> {
         method.close()?;
         Ok(changes)
     })?;
-    if changes.is_empty() {
-        out::line("loads, describes itself, is created, answers an empty call with no changes, is dropped")
-    } else {
+    if !changes.is_empty() {
         let text = format!("`edit` without requests proposed {} changes, expected none", changes.len());
-        Err(Error::new(&codes::FINDINGS, text))
+        return Err(Error::new(&codes::FINDINGS, text));
     }
+    if json {
+        return out::json(&Checked { plugin, taken: pairs });
+    }
+    out::line("loads, describes itself, is created, answers an empty call with no changes, is dropped")
 }

@@ -1,14 +1,12 @@
 //! `engraft run`: runs an experiment.
 
-use std::cell::RefCell;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use clap::Args;
 use engraft_plugin_api::Level;
-use indicatif::{ProgressBar, ProgressStyle};
 
+use super::out::Progress;
 use super::{PluginPath, cancel_on_interrupt, notify, out, shown, usage};
 use crate::base::{Error, Result};
 use crate::experiment::{self, Control, Event, Hear, ModelWorkbench, Plan, Settings};
@@ -63,7 +61,7 @@ impl Run {
         let control = Control {
             resume: self.resume.as_deref(),
             cancelled: &|| cancel.is_cancelled(),
-            observer: &|event| progress.tell(event),
+            observer: &|event| tell(&progress, event),
         };
         let outcome = experiment::run(&plan, &mut bench, &control);
         progress.clear();
@@ -76,54 +74,21 @@ impl Run {
     }
 }
 
-/// A bar on a terminal, plain lines elsewhere.
-struct Progress {
-    bar: ProgressBar,
-    said: RefCell<Instant>,
-}
-
-impl Progress {
-    fn new() -> Self {
-        let bar = if out::watched() { ProgressBar::new(0) } else { ProgressBar::hidden() };
-        if let Ok(style) = ProgressStyle::with_template("{msg:<24} [{bar:40}] {pos}/{len} {eta}") {
-            bar.set_style(style.progress_chars("=> "));
+/// Shows an event of the run.
+fn tell(progress: &Progress, event: &Event<'_>) {
+    let step = |what: &str, done: usize, total: usize| progress.step(what, done as u64, total as u64, true);
+    match event {
+        Event::Opening { model, device } => progress.line(&format!("opening {} on {device}", shown(model))),
+        Event::Started { folder, records, skipped, resumed } => {
+            let more = match (skipped, resumed) {
+                (0, 0) => String::new(),
+                (skipped, resumed) => format!(", {skipped} unusable, {resumed} done before"),
+            };
+            progress.line(&format!("{records} records{more}; writing to {}", shown(folder)));
         }
-        Self { bar, said: RefCell::new(Instant::now()) }
-    }
-
-    fn clear(&self) {
-        self.bar.finish_and_clear();
-    }
-
-    fn tell(&self, event: &Event<'_>) {
-        match event {
-            Event::Opening { model, device } => self.line(&format!("opening {} on {device}", shown(model))),
-            Event::Started { folder, records, skipped, resumed } => {
-                let more = match (skipped, resumed) {
-                    (0, 0) => String::new(),
-                    (skipped, resumed) => format!(", {skipped} unusable, {resumed} done before"),
-                };
-                self.line(&format!("{records} records{more}; writing to {}", shown(folder)));
-            }
-            Event::Measuring { done, total } => self.step("before editing", *done, *total),
-            Event::MethodStarted { label, total, done, .. } => self.step(label, *done, *total),
-            Event::CaseDone { done, total, line } => self.step(&line.label, *done, *total),
-            _ => {}
-        }
-    }
-
-    fn line(&self, text: &str) {
-        if out::watched() { self.bar.println(text) } else { out::note(text) }
-    }
-
-    fn step(&self, what: &str, done: usize, total: usize) {
-        self.bar.set_length(total as u64);
-        self.bar.set_position(done as u64);
-        self.bar.set_message(what.to_owned());
-        let mut said = self.said.borrow_mut();
-        if !out::watched() && (done == total || said.elapsed() > Duration::from_secs(5)) {
-            *said = Instant::now();
-            out::note(format_args!("{what}: {done} of {total}"));
-        }
+        Event::Measuring { done, total } => step("before editing", *done, *total),
+        Event::MethodStarted { label, total, done, .. } => step(label, *done, *total),
+        Event::CaseDone { done, total, line } => step(&line.label, *done, *total),
+        _ => {}
     }
 }

@@ -120,6 +120,13 @@ impl Node {
         self
     }
 
+    /// The same node under another name.
+    pub(super) fn renamed(&self, name: &str) -> Self {
+        let mut node = self.clone();
+        node.0.name = name.to_owned();
+        node
+    }
+
     pub(super) fn from_proto(proto: NodeProto) -> Self {
         Self(proto)
     }

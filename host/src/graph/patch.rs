@@ -155,6 +155,43 @@ impl<'g> Patch<'g> {
         Ok(made)
     }
 
+    /// A new node that does what `node` does with other inputs; returns its outputs.
+    ///
+    /// # Errors
+    /// `graph-patch-invalid` if an input is not an edge.
+    pub fn copy(&mut self, node: &Node, inputs: &[String]) -> Result<Vec<String>> {
+        for edge in inputs.iter().filter(|e| !e.is_empty()) {
+            self.known(edge, &format!("a copy of {} reads", node.label()))?;
+        }
+        let mut copy = node.renamed(&self.fresh(&format!("engraft.{}", node.op())));
+        for (slot, edge) in inputs.iter().enumerate() {
+            copy.set_input(slot, edge);
+        }
+        for slot in (0..node.outputs().len()).filter(|&i| !node.output(i).is_empty()) {
+            let edge = self.fresh(&format!("engraft.{}", node.output(slot)));
+            copy.set_output(slot, &edge);
+            self.made.insert(edge);
+        }
+        let outputs = copy.outputs().to_vec();
+        self.nodes.push(copy);
+        Ok(outputs)
+    }
+
+    /// `x` with `values` `[n, ...]` added at places `[n, k]` of its first axes. Operator sets before 16 have no adding
+    /// scatter: there the values go into zeros.
+    ///
+    /// # Errors
+    /// `graph-patch-invalid` if an operand is not an edge.
+    pub fn add_at(&mut self, x: &str, places: &str, values: &str) -> Result<String> {
+        if self.graph.opset() >= 16 {
+            return self.op("ScatterND", &[x, places, values], &[("reduction", Attr::Str("add".into()))]);
+        }
+        let shape = self.op("Shape", &[x], &[])?;
+        let zeros = self.op("ConstantOfShape", &[&shape], &[])?;
+        let scattered = self.op("ScatterND", &[&zeros, places, values], &[])?;
+        self.op("Add", &[x, &scattered], &[])
+    }
+
     /// What readers of an edge read after the shunts recorded so far.
     pub fn current(&self, edge: &str) -> String {
         self.shunts.get(edge).cloned().unwrap_or_else(|| edge.to_owned())

@@ -39,6 +39,21 @@ pub fn upstream<'a>(
     found
 }
 
+impl Graph {
+    /// The same graph without the nodes that no output needs: a runtime runs them all.
+    #[must_use]
+    pub fn live(self) -> Self {
+        let keep = {
+            let index = self.index();
+            upstream(&index, self.outputs.iter().map(|o| o.name.as_str()), &HashSet::new())
+        };
+        let mut graph = self;
+        let nodes = std::mem::take(&mut graph.nodes).into_iter().enumerate();
+        graph.nodes = nodes.filter_map(|(id, node)| keep.contains(&id).then_some(node)).collect();
+        graph
+    }
+}
+
 /// A piece of a graph: the nodes that some outputs need, reading some edges as inputs.
 #[derive(Debug)]
 pub struct Slice {

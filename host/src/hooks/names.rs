@@ -45,6 +45,10 @@ pub(crate) enum Name {
     Seed(usize, Site),
     /// Weights of seed term set `i`, `[n, 1]`.
     SeedWeights(usize, Site),
+    /// Row and position of everything that a windowed pass computes, `[rows, width, 2]`.
+    WindowAt,
+    /// Zero and the first position of each row's window, `[rows, 2]`.
+    WindowStarts,
 }
 
 impl fmt::Display for Name {
@@ -69,6 +73,8 @@ impl fmt::Display for Name {
             Self::SeedAt(i, site) => write!(f, "engraft.seed.{i}.at:{site}"),
             Self::Seed(i, site) => write!(f, "engraft.seed.{i}:{site}"),
             Self::SeedWeights(i, site) => write!(f, "engraft.seed.{i}.weights:{site}"),
+            Self::WindowAt => f.write_str("engraft.window.at"),
+            Self::WindowStarts => f.write_str("engraft.window.starts"),
         }
     }
 }

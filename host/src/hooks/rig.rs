@@ -121,6 +121,18 @@ impl Rig {
         Ok(Rigged { graph: patch.apply()?, taps, logits, presents, variables, sites })
     }
 
+    /// The inputs of the additions, added to a patch: the site, places and values of each.
+    ///
+    /// # Errors
+    /// `site-not-pokable`
+    pub fn add_inputs(&self, patch: &mut Patch<'_>, anatomy: &Anatomy) -> Result<Vec<(Site, String, String)>> {
+        let one = |(i, &site): (usize, &Site)| {
+            let at = places(patch, Name::AddAt(i, pokable(site)?))?;
+            Ok((site, at, site_input(patch, anatomy, Name::Add(i, site), site)?))
+        };
+        self.adds.iter().enumerate().map(one).collect()
+    }
+
     /// Everything that is put into activations, in the order of the computation.
     fn steps(&self, patch: &Patch<'_>, anatomy: &Anatomy) -> Result<Vec<Step>> {
         let mut steps = Vec::new();
@@ -257,22 +269,11 @@ impl Step {
                 let at = places(patch, Name::AddAt(i, site))?;
                 let values = site_input(patch, anatomy, Name::Add(i, site), site)?;
                 let now = patch.current(edge);
-                let out = add_at(patch, &now, &at, &values)?;
+                let out = patch.add_at(&now, &at, &values)?;
                 patch.shunt(edge, &out)
             }
         }
     }
-}
-
-/// `x` with `values` added at places. Operator sets before 16 have no adding scatter: there the values go into zeros.
-fn add_at(patch: &mut Patch<'_>, x: &str, at: &str, values: &str) -> Result<String> {
-    if patch.graph().opset() >= 16 {
-        return patch.op("ScatterND", &[x, at, values], &[("reduction", Attr::Str("add".into()))]);
-    }
-    let shape = patch.op("Shape", &[x], &[])?;
-    let zeros = patch.op("ConstantOfShape", &[&shape], &[])?;
-    let scattered = patch.op("ScatterND", &[&zeros, at, values], &[])?;
-    patch.op("Add", &[x, &scattered], &[])
 }
 
 fn site_input(patch: &mut Patch<'_>, anatomy: &Anatomy, name: Name, site: Site) -> Result<String> {

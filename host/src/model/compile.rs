@@ -50,7 +50,7 @@ impl Programs {
     }
 
     fn compile_as(&self, graph: Graph, prepack: bool) -> Result<Program> {
-        let graph = graph.untransposed()?;
+        let graph = graph.live().untransposed()?;
         let options = ProgramOptions { prepack, ..self.options.clone() };
         Program::compile(&self.runtime, &graph.to_bytes()?, graph.folder(), &options)
     }

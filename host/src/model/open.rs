@@ -27,6 +27,8 @@ pub struct OpenOptions {
     pub journal: Option<PathBuf>,
     /// Threads for one pass; `None` takes the runtime's choice.
     pub threads: Option<usize>,
+    /// Does not look at the tokenizer that lies beside the model, whatever its state: tokens are given as ids.
+    pub without_tokenizer: bool,
 }
 
 /// A base model on one device, with the patches that are active on it.
@@ -43,6 +45,8 @@ pub struct Model {
     /// The external files of the model as it was found, by name; the graph may refer to others.
     data: Vec<(String, PathBuf)>,
     hash: OnceLock<Hash>,
+    /// Whether the logits at a position are free of later tokens, once that was measured.
+    pub(super) causal: OnceLock<bool>,
     pub(super) programs: Programs,
     pub(super) journal: Mutex<Journal>,
     state: RwLock<Arc<State>>,
@@ -57,7 +61,8 @@ pub(super) struct State {
 }
 
 impl Model {
-    /// Opens a model: a folder, or an .onnx file in one.
+    /// Opens a model: a folder, or an .onnx file. What lies beside it (tokenizer, prefixes) is looked for in the
+    /// file's own folder, then in the one around it that was given, or that holds it in a sub-folder `onnx`.
     ///
     /// # Errors
     /// Whatever is wrong with the graph, its data, its anatomy, its tokenizer or the device; see the codes of `graph`,
@@ -74,8 +79,9 @@ impl Model {
         options: &OpenOptions,
         housing: Option<(PathBuf, u64)>,
     ) -> Result<Self> {
-        let path = Graph::find(path)?;
-        let folder = path.parent().map(Path::to_path_buf).unwrap_or_default();
+        let given = path;
+        let path = Graph::find(given)?;
+        let folder = home(given, &path);
         let found = Graph::load(&path)?;
         let data = found.external_paths().map(|(name, path)| (name.to_owned(), path.to_path_buf())).collect();
         let graph = match housing {
@@ -88,7 +94,8 @@ impl Model {
             let text = format!("`{}` is not a float32 model: `{weight}` is {}", path.display(), place.dtype.name());
             return Err(Error::new(&codes::MODEL_DTYPE, text));
         }
-        let tokenizer = if folder.join("tokenizer.json").is_file() { Some(Tokenizer::open(&folder)?) } else { None };
+        let texts = !options.without_tokenizer && folder.join("tokenizer.json").is_file();
+        let tokenizer = if texts { Some(Tokenizer::open(&folder)?) } else { None };
         if let Some(tokenizer) = &tokenizer {
             tokenizer.check_vocab(anatomy.vocab)?;
         }
@@ -110,6 +117,7 @@ impl Model {
             tokenizer,
             data,
             hash: OnceLock::new(),
+            causal: OnceLock::new(),
             programs,
             state: RwLock::new(Arc::new(State {
                 patches: Vec::new(),
@@ -240,6 +248,18 @@ impl Model {
     pub(super) fn set_state(&self, state: State) {
         *self.state.write().unwrap_or_else(|e| e.into_inner()) = Arc::new(state);
     }
+}
+
+/// The folder that a model's tokenizer lies in, else the file's own. Exporters put `onnx/model.onnx` below it.
+fn home(given: &Path, file: &Path) -> PathBuf {
+    let own = file.parent().map(Path::to_path_buf).unwrap_or_default();
+    let around = if given.is_dir() {
+        Some(given.to_path_buf())
+    } else {
+        own.parent().filter(|_| own.file_name().is_some_and(|n| n == "onnx")).map(Path::to_path_buf)
+    };
+    let has = |folder: &PathBuf| folder.join("tokenizer.json").is_file();
+    if has(&own) { own } else { around.filter(has).unwrap_or(own) }
 }
 
 /// Context prefixes that ship with a model: `prefixes.json`, a list of templates with one `{}` each.

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use engraft_plugin_api::{Change, Place, Poke, RunReply, RunRequest, Tensor};
+use engraft_plugin_api::{BlockSite, Change, Place, Poke, RunReply, RunRequest, Site, Tensor};
 
 use super::feed;
 use super::open::Model;
@@ -82,7 +82,8 @@ impl Model {
         let mut taps = Vec::with_capacity(request.taps.len());
         for (tap, edge) in request.taps.iter().zip(&rigged.taps) {
             let tensor = output(edge)?;
-            taps.push(if tap.places.is_some() { tensor } else { without_padding(tensor, rows)? });
+            let padded = tap.places.is_none() && !matches!(tap.site, Site::Block(_, BlockSite::Pattern));
+            taps.push(if padded { without_padding(tensor, rows)? } else { tensor });
         }
         Ok(RunReply { taps, logits: logits.unwrap_or_else(|| Tensor::zeros([0, self.anatomy().vocab])) })
     }

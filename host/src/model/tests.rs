@@ -128,6 +128,41 @@ fn gradients_at_sites_and_of_weights_are_pytorchs() {
 }
 
 #[test]
+fn gradients_over_a_window_are_those_over_whole_rows() {
+    let rows = vec![vec![5, 9, 11, 2, 3, 60, 71, 8, 12], vec![1, 2, 7, 7, 90], vec![4, 4, 31, 17, 100, 3, 2, 14, 1]];
+    let place = |row, pos| Place { row, pos };
+    for export in ZOO {
+        let model = model(export);
+        let sites = [(0, BlockSite::MlpProj), (0, BlockSite::K), (1, BlockSite::ResidPost), (2, BlockSite::Z)];
+        for site in sites.map(|(layer, site)| Site::Block(layer, site)).into_iter().chain([Site::Embed]) {
+            let width: usize = crate::hooks::site_width(model.anatomy(), site).iter().product();
+            let values = (0..3 * width).map(|i| ((i * 37 % 11) as f32 - 5.0) * 0.05).collect();
+            let values = Tensor::f32([3, width], values).unwrap();
+            let adds = vec![Poke { site, places: vec![place(0, 6), place(1, 3), place(2, 7)], values }];
+            let term = |row, pos, token| Term::Nll { place: place(row, pos), token, weight: 0.3 };
+            let request = GradientRequest {
+                rows: rows.clone(),
+                adds,
+                terms: vec![term(0, 8, 17), term(0, 6, 3), term(1, 4, 9), term(2, 8, 1)],
+                wrt: vec![Wrt::Add(0)],
+                under: vec![low_rank(&model, WeightRef::Block(2, Role::Output), 0.1)],
+                ..GradientRequest::default()
+            };
+            let windowed = model.gradient(&request).unwrap();
+            // A term of no weight at a site keeps the rows whole.
+            let zero = Term::Seed { site: Site::Embed, place: place(0, 0), vector: vec![0.0; 32], weight: 0.0 };
+            let mut whole = request.clone();
+            whole.terms.push(zero);
+            let whole = model.gradient(&whole).unwrap();
+            assert!((windowed.loss - whole.loss).abs() < 1e-5, "{export} {site}: {} {}", windowed.loss, whole.loss);
+            let (a, b) = (windowed.gradients[0][0].as_f32().unwrap(), whole.gradients[0][0].as_f32().unwrap());
+            assert!(b.iter().any(|v| *v != 0.0) && relative(a, b) < 1e-5, "{export} {site}: {}", relative(a, b));
+        }
+        assert!(model.window_fits(), "{export} computes whole rows");
+    }
+}
+
+#[test]
 fn pairs_multiply_to_the_gradient_of_their_weight() {
     let records = Records::open();
     let rows = records.rows();

@@ -1,15 +1,15 @@
 //! The command line as a user meets it: exit codes, what goes to which stream, and that every mistake has its code.
 //! The plugins of the workspace are used, so it has to be built as a whole: `cargo test --workspace`.
 
-#[path = "cli/ask.rs"]
 mod ask;
+mod inspect;
+mod json;
+mod probe;
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use onnx_protobuf::{GraphProto, ModelProto, NodeProto, OperatorSetIdProto, ValueInfoProto};
-use protobuf::Message;
 use serde_json::Value;
 
 const EXPORTS: [&str; 7] = [
@@ -87,7 +87,7 @@ fn experiment(folder: &Path, data: &str, plugin: &str) -> String {
 
 #[test]
 fn help_has_examples_and_the_version_names_the_runtime() {
-    for command in ["run", "edit", "ask", "export", "inspect", "plugins", "setup", "explain"] {
+    for command in ["run", "edit", "ask", "export", "inspect", "probe", "plugins", "setup", "explain"] {
         let output = run(&[command, "--help"]);
         assert_eq!(output.status.code(), Some(0));
         assert!(out(&output).contains(&format!("Example: engraft {command}")), "{command}");
@@ -181,66 +181,6 @@ fn models_that_cannot_be_read_are_exit_4() {
     }
     let error = refused(&["ask", &zoo("dynamo-mask"), "hi"], 4, "tokenizer-missing");
     assert!(error.contains("tokenizer.json"), "{error}");
-}
-
-#[test]
-fn anatomies_are_shown_as_text_and_json_and_hold_in_numbers() {
-    for export in EXPORTS {
-        let output = run(&["inspect", &zoo(export), "--check"]);
-        let text = out(&output);
-        assert_eq!(output.status.code(), Some(0), "{export}: {}", err(&output));
-        assert!(text.starts_with("3 blocks, d_model 32, d_mlp 128, 4 heads of 8"), "{text}");
-        assert!(text.lines().any(|l| l.contains("blocks.2.mlp.pre_linear") && l.contains("absent")), "{text}");
-        assert!(text.contains("blocks.2 mlp.out = mlp.post W_out + b_out"), "{text}");
-        assert!(text.contains("the largest error is "), "{text}");
-
-        let output = run(&["inspect", &zoo(export), "--json", "--check"]);
-        let found: Value = serde_json::from_slice(&output.stdout).unwrap();
-        assert_eq!((&found["anatomy"]["layers"], &found["problems"]), (&3.into(), &Value::Array(vec![])));
-        let rows = found["anatomy"]["rows"].as_array().unwrap();
-        assert!(rows.iter().any(|row| row["name"] == "blocks.1.attn.pattern" && row["edge"].is_string()));
-        assert!(rows.iter().all(|row| row["evidence"] != ""), "everything has evidence or a reason");
-        let identities = found["identities"].as_array().unwrap();
-        assert!(identities.len() >= 3 + 3 * 12, "{export}: {}", identities.len());
-        let off = |i: &Value| i["error"].as_f64().unwrap() / i["scale"].as_f64().unwrap();
-        assert!(identities.iter().all(|i| off(i) < 1e-5), "{export}");
-    }
-}
-
-#[test]
-fn an_identity_that_does_not_hold_is_exit_4() {
-    let folder = tempfile::tempdir().unwrap();
-    let source = PathBuf::from(zoo("dynamo-mask"));
-    fs::copy(source.join("model.onnx"), folder.path().join("model.onnx")).unwrap();
-    // Every weight is NaN: no identity holds, and none may pass for want of a comparison.
-    let bytes = fs::metadata(source.join("model.onnx.data")).unwrap().len() as usize;
-    fs::write(folder.path().join("model.onnx.data"), vec![0xff; bytes]).unwrap();
-    let output = run(&["inspect", &folder.path().display().to_string(), "--check"]);
-    assert_eq!(output.status.code(), Some(4), "{}", err(&output));
-    assert!(err(&output).contains("error[check-failed]: "), "{}", err(&output));
-    assert!(out(&output).contains("NaN"), "{}", out(&output));
-}
-
-#[test]
-fn a_graph_that_is_no_transformer_is_shown_as_far_as_it_was_read() {
-    let port = |name: &str| ValueInfoProto { name: name.into(), ..Default::default() };
-    let node =
-        NodeProto { op_type: "Relu".into(), input: vec!["x".into()], output: vec!["y".into()], ..Default::default() };
-    let graph = GraphProto {
-        name: "g".into(),
-        node: vec![node],
-        input: vec![port("x")],
-        output: vec![port("y")],
-        ..Default::default()
-    };
-    let opset_import = vec![OperatorSetIdProto { version: 18, ..Default::default() }];
-    let model = ModelProto { ir_version: 9, opset_import, graph: Some(graph).into(), ..Default::default() };
-    let folder = tempfile::tempdir().unwrap();
-    fs::write(folder.path().join("model.onnx"), model.write_to_bytes().unwrap()).unwrap();
-    let output = run(&["inspect", &folder.path().display().to_string()]);
-    assert_eq!(output.status.code(), Some(4));
-    assert!(err(&output).contains("error[anatomy-not-found]: "), "{}", err(&output));
-    assert!(out(&output).starts_with("0 blocks"), "{}", out(&output));
 }
 
 #[test]

@@ -1,0 +1,227 @@
+//! The operands of the copy: constants of the whole pass cut to the window or the places, and shapes written anew.
+
+use std::collections::HashMap;
+
+use super::axes::{Holds, Sequence};
+use super::{Extent, Made, Window, dims, translated, unfit};
+use crate::base::Result;
+use crate::graph::{Attr, Dim, Patch, Shapes};
+
+/// Makes operands, each once.
+pub(super) struct Operands<'p, 'g, 's> {
+    pub(super) patch: &'p mut Patch<'g>,
+    pub(super) shapes: &'s Shapes,
+    pub(super) spec: &'s Window<'s>,
+    pub(super) sequence: Sequence,
+    made: HashMap<String, String>,
+}
+
+impl<'p, 'g, 's> Operands<'p, 'g, 's> {
+    pub(super) fn new(patch: &'p mut Patch<'g>, shapes: &'s Shapes, spec: &'s Window<'s>, sequence: Sequence) -> Self {
+        Self { patch, shapes, spec, sequence, made: HashMap::new() }
+    }
+
+    /// The operand of that description, made by `make` on first use.
+    fn once(&mut self, key: String, make: impl FnOnce(&mut Self) -> Result<String>) -> Result<String> {
+        if let Some(found) = self.made.get(&key) {
+            return Ok(found.clone());
+        }
+        let edge = make(self)?;
+        self.made.insert(key, edge.clone());
+        Ok(edge)
+    }
+
+    fn gather(&mut self, data: &str, indices: &str, axis: i64) -> Result<String> {
+        self.patch.op("Gather", &[data, indices], &[("axis", Attr::Int(axis))])
+    }
+
+    fn transpose(&mut self, edge: &str, perm: &[usize]) -> Result<String> {
+        if perm.iter().enumerate().all(|(i, &p)| i == p) {
+            return Ok(edge.to_owned());
+        }
+        let perm = perm.iter().map(|&p| p as i64).collect();
+        self.patch.op("Transpose", &[edge], &[("perm", Attr::Ints(perm))])
+    }
+
+    fn unsqueeze(&mut self, edge: &str, axes: &[i64]) -> Result<String> {
+        let axes = self.patch.i64(&[axes.len()], axes);
+        self.patch.op("Unsqueeze", &[edge, &axes], &[])
+    }
+
+    /// The positions of the window, `[batch, width]`.
+    fn positions(&mut self) -> Result<String> {
+        self.once("positions".into(), |o| {
+            let one = o.patch.i64(&[], &[1]);
+            o.gather(o.spec.at, &one, 2)
+        })
+    }
+
+    /// The row of each place, `[n]`.
+    fn rows(&mut self) -> Result<String> {
+        self.once("rows".into(), |o| {
+            let zero = o.patch.i64(&[], &[0]);
+            o.gather(o.spec.places, &zero, 1)
+        })
+    }
+
+    /// Places of whole rows as places of the window.
+    pub(super) fn translate(&mut self, places: &str) -> Result<String> {
+        self.once(format!("translated {places}"), |o| translated(o.patch, places, o.spec.starts))
+    }
+
+    /// The window of an edge that does not depend on what is added.
+    pub(super) fn begin(&mut self, edge: &str) -> Result<Made> {
+        let extents = dims(self.shapes, edge)?;
+        let flags: Vec<bool> = extents.iter().map(|d| self.sequence.positioned(d)).collect();
+        let edge = self.fit(edge, extents.len(), &Extent::Window(flags.clone()))?;
+        Ok(Made { edge, extent: Extent::Window(flags) })
+    }
+
+    /// `made` with values added at places `[n, 2]` of its window.
+    pub(super) fn add(&mut self, made: &Made, places: &str, values: &str) -> Result<String> {
+        let Extent::Window(flags) = &made.extent else {
+            return Err(unfit("something is added behind the last attention".into()));
+        };
+        if flags.len() < 2 || flags[0] || !flags[1] {
+            return Err(unfit(format!("`{}` is not `[batch, pos, ...]`", made.edge)));
+        }
+        let at = self.translate(places)?;
+        self.patch.add_at(&made.edge, &at, values)
+    }
+
+    /// What the whole pass has at an edge, with the window's values in their places.
+    pub(super) fn widen(&mut self, edge: &str, made: &Made) -> Result<Made> {
+        let Extent::Window(flags) = &made.extent else { return Ok(made.clone()) };
+        if flags.len() < 3 || flags[0] || !flags[1] {
+            return Err(unfit(format!("keys or values `{edge}` are not `[batch, pos, head, d_head]`")));
+        }
+        let extent = Extent::Window(vec![false; flags.len()]);
+        Ok(Made { edge: self.patch.op("ScatterND", &[edge, self.spec.at, &made.edge], &[])?, extent })
+    }
+
+    /// The places of an edge of the window, `[n, 1, ...]`.
+    pub(super) fn narrow(&mut self, made: &Made) -> Result<Made> {
+        let Extent::Window(flags) = &made.extent else { return Ok(made.clone()) };
+        if flags.len() < 2 || flags[0] || !flags[1] || flags[2..].contains(&true) {
+            return Err(unfit(format!("`{}` is not `[batch, pos, ...]`", made.edge)));
+        }
+        let edge = self.once(format!("narrow {}", made.edge), |o| {
+            let at = o.translate(o.spec.places)?;
+            let rows = o.patch.op("GatherND", &[&made.edge, &at], &[])?;
+            o.unsqueeze(&rows, &[1])
+        })?;
+        Ok(Made { edge, extent: Extent::Places })
+    }
+
+    /// A constant edge as it broadcasts against `rank` axes of `extent`.
+    pub(super) fn fit(&mut self, edge: &str, rank: usize, extent: &Extent) -> Result<String> {
+        let extents = dims(self.shapes, edge)?;
+        if extents.len() > rank {
+            return Err(unfit(format!("`{edge}` has more axes than what it is combined with")));
+        }
+        let shift = rank - extents.len();
+        match extent {
+            Extent::Places => self.fit_places(edge, extents, shift),
+            Extent::Window(flags) => {
+                let mut found = None;
+                for (axis, dim) in extents.iter().enumerate().filter(|(a, _)| flags[a + shift]) {
+                    match self.sequence.holds(dim) {
+                        Holds::Number(1) => {}
+                        Holds::Positions if found.is_none() && axis + shift > 0 => found = Some(axis),
+                        _ => return Err(unfit(format!("the positions of `{edge}` cannot be cut to a window"))),
+                    }
+                }
+                let Some(axis) = found else { return Ok(edge.to_owned()) };
+                self.once(format!("window {edge} {axis} {shift}"), |o| o.cut(edge, extents, axis, shift))
+            }
+        }
+    }
+
+    fn fit_places(&mut self, edge: &str, extents: &[Dim], shift: usize) -> Result<String> {
+        let positioned = self.sequence.axes(extents);
+        let first = if shift == 0 { extents.first().map(|d| self.sequence.holds(d)) } else { None };
+        let batched = !matches!(first, None | Some(Holds::Number(1)));
+        match (positioned.as_slice(), batched) {
+            ([], false) => Ok(edge.to_owned()),
+            ([], true) if !matches!(first, Some(Holds::Number(_))) => self.once(format!("rows of {edge}"), |o| {
+                let rows = o.rows()?;
+                o.gather(edge, &rows, 0)
+            }),
+            ([1], true) if matches!(self.sequence.holds(&extents[1]), Holds::Positions) => {
+                self.once(format!("places of {edge}"), |o| {
+                    let there = o.patch.op("GatherND", &[edge, o.spec.places], &[])?;
+                    o.unsqueeze(&there, &[1])
+                })
+            }
+            _ => Err(unfit(format!("`{edge}` cannot be cut to the places that the loss reads"))),
+        }
+    }
+
+    /// The window's positions along `axis` of a constant edge; where it has no rows of its own it gets them.
+    fn cut(&mut self, edge: &str, extents: &[Dim], axis: usize, shift: usize) -> Result<String> {
+        let rank = extents.len();
+        let alone = shift > 0 || self.sequence.holds(&extents[0]) == Holds::Number(1);
+        if !alone {
+            // `[batch, ..., pos, ...]`: positions to the second place, gathered with their rows, and back.
+            let mut perm: Vec<usize> = (0..rank).filter(|&a| a != axis).collect();
+            perm.insert(1, axis);
+            let turned = self.transpose(edge, &perm)?;
+            let taken = self.patch.op("GatherND", &[&turned, self.spec.at], &[])?;
+            let mut back: Vec<usize> = (0..rank).filter(|&a| a != 1).collect();
+            back.insert(axis, 1);
+            return self.transpose(&taken, &back);
+        }
+        let (mut edge, mut axis, mut rank, mut shift) = (edge.to_owned(), axis, rank, shift);
+        if shift == 0 {
+            let first = self.patch.i64(&[1], &[0]);
+            edge = self.patch.op("Squeeze", &[&edge, &first], &[])?;
+            (axis, rank, shift) = (axis - 1, rank - 1, 1);
+        }
+        // `[..., pos, ...]` becomes `[..., batch, width, ...]`, then the rows go to the front.
+        let positions = self.positions()?;
+        let taken = self.gather(&edge, &positions, axis as i64)?;
+        let mut perm: Vec<usize> = (0..=rank).filter(|&a| a != axis).collect();
+        perm.insert(0, axis);
+        let front = self.transpose(&taken, &perm)?;
+        let missing: Vec<i64> = (1..shift as i64).collect();
+        if missing.is_empty() { Ok(front) } else { self.unsqueeze(&front, &missing) }
+    }
+
+    /// The target of a `Reshape` or `Expand` whose result has the extents `wanted` in the base graph.
+    pub(super) fn target(&mut self, wanted: &[Dim], extent: &Extent) -> Result<String> {
+        let key = format!("target {wanted:?} {extent:?}");
+        self.once(key, |o| {
+            let mut parts = Vec::with_capacity(wanted.len());
+            let mut open = 0;
+            for (axis, dim) in wanted.iter().enumerate() {
+                let windowed = matches!(extent, Extent::Window(flags) if flags[axis]);
+                parts.push(match (o.sequence.holds(dim), extent) {
+                    (Holds::Number(n), _) => o.patch.i64(&[1], &[n as i64]),
+                    (Holds::Rows, Extent::Places) => o.size_of(o.spec.places, 0)?,
+                    (Holds::Rows, _) => o.size_of(o.spec.ids, 0)?,
+                    (Holds::Positions, Extent::Places) => o.patch.i64(&[1], &[1]),
+                    (Holds::Positions, _) if windowed => o.size_of(o.spec.at, 1)?,
+                    (Holds::Positions, _) => o.size_of(o.spec.ids, 1)?,
+                    _ => {
+                        open += 1;
+                        o.patch.i64(&[1], &[-1])
+                    }
+                });
+            }
+            if open > 1 {
+                return Err(unfit(format!("a shape with the extents {wanted:?} cannot be written for a window")));
+            }
+            let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
+            o.patch.op("Concat", &parts, &[("axis", Attr::Int(0))])
+        })
+    }
+
+    /// The extent of an axis of an edge, `[1]`.
+    fn size_of(&mut self, edge: &str, axis: i64) -> Result<String> {
+        self.once(format!("size {edge} {axis}"), |o| {
+            let shape = o.patch.op("Shape", &[edge], &[])?;
+            let axis = o.patch.i64(&[1], &[axis]);
+            o.gather(&shape, &axis, 0)
+        })
+    }
+}

@@ -1,0 +1,92 @@
+//! The gradients of a step in the shapes that methods see.
+
+use engraft_plugin_api::{Change, Delta, GradientRequest, Tensor, WeightRef, Wrt};
+
+use crate::anatomy::WeightEdge;
+use crate::base::Result;
+use crate::hooks::site_width;
+use crate::model::feed;
+use crate::model::open::Model;
+use crate::model::run::Seen;
+use crate::runtime::Value;
+
+impl Model {
+    /// The gradients of one variable in the shapes that methods see.
+    pub(super) fn answer(
+        &self,
+        wrt: &Wrt,
+        request: &GradientRequest,
+        seen: &Seen,
+        found: &[Option<&Value>],
+    ) -> Result<Vec<Tensor>> {
+        let flat = |i: usize| found.get(i).copied().flatten().map(|v| v.as_f32().map(<[f32]>::to_vec)).transpose();
+        match wrt {
+            Wrt::Add(i) => {
+                let poke = &request.adds[*i];
+                let width: usize = site_width(self.anatomy(), poke.site).iter().product();
+                let n = poke.places.len();
+                Ok(vec![Tensor::f32([n, width], flat(0)?.unwrap_or_else(|| vec![0.0; n * width]))?])
+            }
+            Wrt::Weight(weight) => {
+                let place = self.anatomy().weight(*weight)?;
+                Ok(vec![self.stored_gradient(place, flat(0)?)?])
+            }
+            Wrt::Pairs(weight) => {
+                let place = self.anatomy().weight(*weight)?;
+                let longest = request.rows.iter().map(Vec::len).max().unwrap_or(0);
+                let [inputs, outputs] = place.shape;
+                let (columns, total) = feed::packed(place, self.graph());
+                let shape = |width: usize| [request.rows.len(), longest, width];
+                let x = flat(0)?.unwrap_or_else(|| vec![0.0; request.rows.len() * longest * inputs]);
+                let all = flat(1)?.unwrap_or_else(|| vec![0.0; request.rows.len() * longest * total]);
+                let own = all.chunks_exact(total).flat_map(|row| columns.all().map(|c| row[c])).collect();
+                Ok(vec![Tensor::f32(shape(inputs), x)?, Tensor::f32(shape(outputs), own)?])
+            }
+            Wrt::Trial(i) => {
+                let Some(Change::Weight { weight, delta }) = request.under.get(*i) else { return Ok(Vec::new()) };
+                let place = self.anatomy().weight(*weight)?;
+                self.trial_gradient(*i, place, *weight, delta, seen, &flat)
+            }
+        }
+    }
+
+    fn stored_gradient(&self, place: &WeightEdge, stored: Option<Vec<f32>>) -> Result<Tensor> {
+        let values = match stored {
+            Some(stored) => feed::from_stored(&stored, place, self.graph()),
+            None => vec![0.0; place.shape[0] * place.shape[1]],
+        };
+        Ok(Tensor::f32(place.shape, values)?)
+    }
+
+    fn trial_gradient(
+        &self,
+        number: usize,
+        place: &WeightEdge,
+        weight: WeightRef,
+        delta: &Delta,
+        seen: &Seen,
+        flat: &dyn Fn(usize) -> Result<Option<Vec<f32>>>,
+    ) -> Result<Vec<Tensor>> {
+        let [inputs, outputs] = place.shape;
+        if inputs == 1 || matches!(delta, Delta::Dense(_)) {
+            let dense = self.stored_gradient(place, flat(0)?)?;
+            let Delta::LowRank { left, right } = delta else { return Ok(vec![dense]) };
+            // The product of a vector's factors is summed densely: d(l·r) = dl·r + l·dr.
+            let (d, l, r) = (dense.matrix()?, left.matrix()?, right.matrix()?);
+            return Ok(vec![Tensor::from_array(&d.dot(&r.t())), Tensor::from_array(&l.t().dot(&d))]);
+        }
+        let owned = seen.overlay.low_rank.get(&weight).map_or(&[][..], |f| &f.owners);
+        let rank = owned.len();
+        let own: Vec<usize> = (0..rank).filter(|&r| owned[r] == (seen.trial, number)).collect();
+        let (columns, total) = feed::packed(place, self.graph());
+        let left = flat(0)?.unwrap_or_else(|| vec![0.0; inputs * rank]);
+        let right = flat(1)?.unwrap_or_else(|| vec![0.0; rank * total]);
+        let right = own.iter().flat_map(|&r| columns.all().map(move |c| r * total + c)).map(|at| right[at]).collect();
+        let right = Tensor::f32([own.len(), outputs], right)?;
+        if matches!(delta, Delta::Rows { .. }) {
+            return Ok(vec![right]);
+        }
+        let left = (0..inputs).flat_map(|i| own.iter().map(move |&r| i * rank + r)).map(|at| left[at]).collect();
+        Ok(vec![Tensor::f32([inputs, own.len()], left)?, right])
+    }
+}
