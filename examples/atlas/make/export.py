@@ -174,7 +174,7 @@ def externalise(protos, path):
                 raw = tensor.raw_data if tensor.HasField("raw_data") else onnx.numpy_helper.to_array(tensor).tobytes()
                 if len(raw) < INLINE_BELOW:
                     continue
-                floating = tensor.data_type == onnx.TensorProto.FLOAT
+                floating = tensor.data_type in (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16)
                 known = places.setdefault((tensor.data_type, hashlib.sha256(raw).digest()), [])
                 offset = next((o for o in known if not floating or o not in taken), None)
                 if offset is None:

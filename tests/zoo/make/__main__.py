@@ -1,0 +1,117 @@
+"""Makes the zoo: `python tests/zoo/make [FOLDER or FAMILY ...]`, everything when nothing is named.
+
+Each graph is run in ONNX Runtime against PyTorch before it is kept; a folder over the limit is refused. The same
+versions of the libraries give the same bytes. `gpt2.py` beside this file makes the GPT-2 rows.
+"""
+
+import fnmatch
+import json
+import os
+import shutil
+import sys
+
+import torch
+
+import cached
+import check
+import families
+import graphs
+from graphs import export
+
+ZOO = os.path.join(graphs.HERE, "..")
+LIMIT = 300 * 1024
+
+# exporter: (its function, its arguments, weights outside the graph's file, float16)
+EXPORTERS = {
+    "dynamo": (graphs.dynamo, {}, True, False),
+    "dynamo-raw": (graphs.dynamo, {"opset": 18, "optimize": False}, True, False),
+    "dynamo-23": (graphs.dynamo, {"opset": 23, "attention": "sdpa"}, True, False),
+    "torchscript": (graphs.torchscript, {}, False, False),
+    "dynamo-cache": (cached.dynamo, {}, True, False),
+    "torchscript-cache": (cached.torchscript, {}, False, False),
+    "optimum": (cached.optimum, {}, False, False),
+    "torchscript-14": (graphs.torchscript, {"opset": 14, "attention": "sdpa"}, True, False),
+    "dynamo-sdpa": (graphs.dynamo, {"opset": 18, "attention": "sdpa"}, True, False),
+    "dynamo-23-nomask": (graphs.dynamo, {"opset": 23, "attention": "sdpa", "mask": False}, True, False),
+    "dynamo-23-cache": (cached.dynamo, {"opset": 23, "attention": "sdpa"}, True, False),
+    "optimum-nocache": (cached.optimum, {"task": "text-generation"}, False, False),
+    "dynamo-f16": (graphs.dynamo, {}, True, True),
+    "optimum-f16": (cached.optimum, {}, False, True),
+}
+
+EVERY = ("dynamo", "dynamo-raw", "dynamo-23", "torchscript", "optimum")
+SOME = ("dynamo", "dynamo-23", "torchscript", "optimum")
+ROWS = {
+    "llama": tuple(EXPORTERS),
+    "gptneox": (*EVERY, "dynamo-cache"),
+    "gptneox-serial": ("dynamo", "torchscript"),
+    "qwen3": (*EVERY, "torchscript-14", "dynamo-cache"),
+    "phi3": (*EVERY, "dynamo-f16"),
+    "gemma3": (*EVERY, "dynamo-cache"),
+    "mistral": (*EVERY, "torchscript-cache"),
+    "qwen2": (*EVERY, "optimum-f16"),
+    "gemma": EVERY,
+    "gemma2": (*EVERY, "torchscript-14"),
+    "gptj": (*EVERY, "dynamo-f16"),
+    "bloom": SOME,
+    "opt": SOME,
+    "falcon": SOME,
+    "phi": SOME,
+    "stablelm": SOME,
+    "olmo2": SOME,
+    "cohere": SOME,
+    "granite": SOME,
+}
+
+
+def folder(family, exporter):
+    """Exports one row, checks it, and only then puts it in its place."""
+    name = f"{family}-{exporter}"
+    function, arguments, outside, half = EXPORTERS[exporter]
+    model = families.tiny(family)
+    config = {k: v for k, v in model.config.to_diff_dict().items() if k not in ("torch_dtype", "dtype")}
+    config["architectures"] = [type(model).__name__]
+    if half:
+        model.half()
+    made = os.path.join(ZOO, ".making-" + name)
+    shutil.rmtree(made, ignore_errors=True)
+    os.makedirs(made)
+    try:
+        path = os.path.join(made, "model.onnx")
+        proto = function(model, **arguments)
+        if outside:
+            export.externalise([proto], path + ".data")
+        export.write(proto, path)
+        with open(os.path.join(made, "config.json"), "w") as file:
+            json.dump(config, file, indent=2, sort_keys=True)
+            file.write("\n")
+        worst = check.graph(model, path, 2e-2 if half else 1e-4)
+        size = sum(os.path.getsize(os.path.join(made, f)) for f in os.listdir(made))
+        if size > LIMIT:
+            raise ValueError(f"{size} bytes, over the limit")
+        place = os.path.join(ZOO, name)
+        shutil.rmtree(place, ignore_errors=True)
+        os.rename(made, place)
+        print(f"{name}: {size} bytes, off by at most {worst:.1e}", flush=True)
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+
+
+def main(wanted):
+    torch.set_num_threads(1)
+    failed = 0
+    for family, exporters in ROWS.items():
+        for exporter in exporters:
+            name = f"{family}-{exporter}"
+            if wanted and not any(fnmatch.fnmatch(name, w) or w == family for w in wanted):
+                continue
+            try:
+                folder(family, exporter)
+            except Exception as error:  # every row is tried; the list of failures is the answer
+                failed += 1
+                print(f"{name}: {type(error).__name__}: {str(error)[:600]}", flush=True)
+    sys.exit(1 if failed else 0)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

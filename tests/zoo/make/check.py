@@ -1,0 +1,68 @@
+"""Runs a graph in ONNX Runtime against PyTorch: whole passes, and decoding where it has a cache."""
+
+import numpy as np
+import onnxruntime
+import torch
+
+import cached
+import graphs
+
+
+def session(path):
+    """A session of one thread."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+
+def graph(model, path, tolerance):
+    """The largest difference of a logit that is not on padding, in float32."""
+    running = session(path)
+    if any(i.name.startswith("past_key_values") for i in running.get_inputs()):
+        return _cached(model, running, tolerance)
+    names = [i.name for i in running.get_inputs()]
+    worst = 0.0
+    for seed, (batch, sequence) in enumerate(((1, 1), (1, 7), (3, 19))):
+        named = graphs.example(model, batch, sequence, seed + 1, "attention_mask" in names)
+        with torch.no_grad():
+            wanted = model(**named, use_cache=False).logits
+        got = running.run(["logits"], {name: named[name].numpy() for name in names})[0]
+        real = named.get("attention_mask", torch.ones(batch, sequence)).bool()
+        worst = max(worst, _difference(got, wanted, real, tolerance, f"{batch}x{sequence}"))
+    return worst
+
+
+def _difference(got, wanted, real, tolerance, where):
+    if got.shape != tuple(wanted.shape):
+        raise ValueError(f"at {where}: shape {got.shape}, expected {tuple(wanted.shape)}")
+    difference = (torch.from_numpy(got).float() - wanted.float())[real].abs().max().item()
+    if not difference <= tolerance:
+        raise ValueError(f"at {where}: off by {difference}")
+    return difference
+
+
+def _cached(model, running, tolerance):
+    """A prompt of seven tokens with an empty past, two more tokens one by one, then three at once."""
+    names = [i.name for i in running.get_inputs()]
+    outputs = [o.name for o in running.get_outputs()]
+    generator = torch.Generator().manual_seed(5)
+    ids = torch.randint(0, model.config.vocab_size, (2, 12), generator=generator)
+    with torch.no_grad():
+        wanted = model(ids, use_cache=False).logits
+    empty = cached.example(model, 2, 0, 1)
+    past = {name: value.numpy() for name, value in empty.items() if name.startswith("past")}
+    worst, start = 0.0, 0
+    for end in (7, 8, 9, 12):
+        feeds = dict(past)
+        feeds["input_ids"] = ids[:, start:end].numpy()
+        feeds["attention_mask"] = np.ones((2, end), dtype=np.int64)
+        feeds["position_ids"] = np.arange(start, end, dtype=np.int64)[None].repeat(2, 0)
+        got = dict(zip(outputs, running.run(None, {name: feeds[name] for name in names}), strict=True))
+        every = torch.ones(2, end - start).bool()
+        worst = max(worst, _difference(got["logits"], wanted[:, start:end], every, tolerance, f"{start}..{end}"))
+        past = {name: got[name.replace("past_key_values", "present")] for name in past}
+        if any(value.shape[2] != end for value in past.values()):
+            raise ValueError(f"at {start}..{end}: present has {[value.shape for value in past.values()]}")
+        start = end
+    return worst
