@@ -64,6 +64,12 @@ ROWS = {
 }
 
 
+def without_scopes(proto):
+    """Drops the names of PyTorch's modules from the nodes: for graphs that would be too large with them."""
+    for node in proto.graph.node:
+        del node.metadata_props[:]
+
+
 def folder(family, exporter):
     """Exports one row, checks it, and only then puts it in its place."""
     name = f"{family}-{exporter}"
@@ -79,13 +85,15 @@ def folder(family, exporter):
     try:
         path = os.path.join(made, "model.onnx")
         proto = function(model, **arguments)
+        if proto.ByteSize() > LIMIT - 2048:
+            without_scopes(proto)
         if outside:
             export.externalise([proto], path + ".data")
         export.write(proto, path)
         with open(os.path.join(made, "config.json"), "w") as file:
             json.dump(config, file, indent=2, sort_keys=True)
             file.write("\n")
-        worst = check.graph(model, path, 2e-2 if half else 1e-4)
+        worst = check.graph(model.float(), path, 6e-2 if half else 1e-4)
         size = sum(os.path.getsize(os.path.join(made, f)) for f in os.listdir(made))
         if size > LIMIT:
             raise ValueError(f"{size} bytes, over the limit")

@@ -15,7 +15,7 @@ import torch
 from transformers import DynamicCache
 
 from families import POSITIONS
-from graphs import export
+from graphs import dressed, export
 
 
 def heads(model):
@@ -60,20 +60,23 @@ def axes(named):
     return free | {"logits": {0: "batch", 1: "sequence"}}
 
 
-def _forward(kind, names):
+def _forward(names):
     """A forward over flat tensors."""
     plain = [name for name in names if not name.startswith("past")]
 
-    def forward(self, *values):
-        named = dict(zip(names, values, strict=True))
-        flat = [named.pop(name) for name in names if name not in plain]
-        cache = DynamicCache()
-        for layer, (key, value) in enumerate(zip(flat[::2], flat[1::2], strict=True)):
-            cache.update(key, value, layer)
-        out = kind.forward(self, **named, past_key_values=cache, use_cache=True, return_dict=True)
-        return (out.logits, *(tensor for pair in pairs(out.past_key_values) for tensor in pair))
+    def of(kind):
+        def forward(self, *values):
+            named = dict(zip(names, values, strict=True))
+            flat = [named.pop(name) for name in names if name not in plain]
+            cache = DynamicCache()
+            for layer, (key, value) in enumerate(zip(flat[::2], flat[1::2], strict=True)):
+                cache.update(key, value, layer)
+            out = kind.forward(self, **named, past_key_values=cache, use_cache=True, return_dict=True)
+            return (out.logits, *(tensor for pair in pairs(out.past_key_values) for tensor in pair))
 
-    return forward
+        return forward
+
+    return of
 
 
 def outputs(names):
@@ -89,9 +92,7 @@ def dynamo(model, opset=20, optimize=True, attention="eager"):
     sizes["past_sequence"] = torch.export.Dim("past_sequence", min=0, max=POSITIONS)
     sizes["total_sequence"] = torch.export.Dim.DYNAMIC
     free = axes(names)
-    with export._prepared(model, names, attention, trace=False):
-        kind = type(model).__mro__[1]
-        type(model).forward = _forward(kind, names)
+    with dressed(model, _forward(names), attention, trace=False):
         program = torch.onnx.export(
             model,
             tuple(named.values()),
@@ -111,9 +112,7 @@ def torchscript(model, opset=17, attention="eager"):
     named = example(model, 2, 3, 5)
     names = list(named)
     buffer = io.BytesIO()
-    with export._prepared(model, names, attention, trace=True):
-        kind = type(model).__mro__[1]
-        type(model).forward = _forward(kind, names)
+    with dressed(model, _forward(names), attention, trace=True):
         torch.onnx.export(
             model,
             tuple(named.values()),

@@ -51,7 +51,12 @@ def _cached(model, running, tolerance):
     with torch.no_grad():
         wanted = model(ids, use_cache=False).logits
     empty = cached.example(model, 2, 0, 1)
-    past = {name: value.numpy() for name, value in empty.items() if name.startswith("past")}
+    half = any(i.type == "tensor(float16)" for i in running.get_inputs())
+    past = {
+        name: value.numpy().astype(np.float16 if half else np.float32)
+        for name, value in empty.items()
+        if name.startswith("past")
+    }
     worst, start = 0.0, 0
     for end in (7, 8, 9, 12):
         feeds = dict(past)

@@ -41,7 +41,8 @@ FAMILIES = {
         ROTARY
         | TIED
         | {
-            "head_dim": 12,
+            "head_dim": 10,
+            "intermediate_size": 40,
             "query_pre_attn_scalar": 10,
             "sliding_window": 4,
             "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
