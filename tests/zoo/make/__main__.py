@@ -26,6 +26,7 @@ EXPORTERS = {
     "dynamo": (graphs.dynamo, {}, True, False),
     "dynamo-raw": (graphs.dynamo, {"opset": 18, "optimize": False}, True, False),
     "dynamo-23": (graphs.dynamo, {"opset": 23, "attention": "sdpa"}, True, False),
+    "dynamo-23-eager": (graphs.dynamo, {"opset": 23}, True, False),
     "torchscript": (graphs.torchscript, {}, False, False),
     "dynamo-cache": (cached.dynamo, {}, True, False),
     "torchscript-cache": (cached.torchscript, {}, False, False),
@@ -42,7 +43,7 @@ EXPORTERS = {
 EVERY = ("dynamo", "dynamo-raw", "dynamo-23", "torchscript", "optimum")
 SOME = ("dynamo", "dynamo-23", "torchscript", "optimum")
 ROWS = {
-    "llama": tuple(EXPORTERS),
+    "llama": tuple(e for e in EXPORTERS if e != "dynamo-23-eager"),
     "gptneox": (*EVERY, "dynamo-cache"),
     "gptneox-serial": ("dynamo", "torchscript"),
     "qwen3": (*EVERY, "torchscript-14", "dynamo-cache"),
@@ -51,8 +52,8 @@ ROWS = {
     "mistral": (*EVERY, "torchscript-cache"),
     "qwen2": (*EVERY, "optimum-f16"),
     "gemma": EVERY,
-    "gemma2": (*EVERY, "torchscript-14"),
-    "gptj": (*EVERY, "dynamo-f16"),
+    "gemma2": ("dynamo", "dynamo-raw", "dynamo-23-eager", "torchscript", "optimum"),
+    "gptj": ("dynamo", "dynamo-raw", "torchscript", "optimum", "dynamo-f16"),
     "bloom": SOME,
     "opt": SOME,
     "falcon": SOME,
