@@ -61,7 +61,6 @@ def _prepared(model, names, attention, trace):
     """The model in its export dress: evaluation mode, the wanted attention, the graph's own forward."""
     kind, training, used = model.__class__, model.training, model.config._attn_implementation
     masks = masking_utils.ALL_MASK_ATTENTION_FUNCTIONS
-    eager_mask = masks["eager"]
     try:
         model.eval()
         model.set_attn_implementation(attention)
@@ -73,7 +72,8 @@ def _prepared(model, names, attention, trace):
             warnings.simplefilter("ignore")
             yield
     finally:
-        masks["eager"] = eager_mask
+        if trace:
+            del masks["eager"]
         model.__class__ = kind
         model.set_attn_implementation(used)
         model.train(training)

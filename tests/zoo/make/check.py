@@ -1,4 +1,4 @@
-"""Runs a graph in ONNX Runtime against PyTorch: whole passes, and decoding where it has a cache."""
+"""Runs a graph in ONNX Runtime against PyTorch: whole passes, decoding where it has a cache, and the record."""
 
 import numpy as np
 import onnxruntime
@@ -30,6 +30,45 @@ def graph(model, path, tolerance):
         got = running.run(["logits"], {name: named[name].numpy() for name in names})[0]
         real = named.get("attention_mask", torch.ones(batch, sequence)).bool()
         worst = max(worst, _difference(got, wanted, real, tolerance, f"{batch}x{sequence}"))
+    return worst
+
+
+def recorded(path, record, half, tolerance):
+    """Holds a graph to a family's record, as the tests in Rust do: logits, a padded batch, greedy tokens."""
+    running = session(path)
+    inputs = {i.name: i for i in running.get_inputs()}
+    outputs = [o.name for o in running.get_outputs()]
+    past = {}
+    for name, value in inputs.items():
+        if name.startswith("past_key_values"):
+            shape = value.shape
+            kind = np.float16 if value.type == "tensor(float16)" else np.float32
+            past[name] = np.zeros, (shape[1], shape[3]), kind
+
+    def run(ids, mask, kept):
+        start = mask.shape[1] - ids.shape[1]
+        feeds = {"input_ids": ids, "attention_mask": mask}
+        feeds["position_ids"] = np.arange(start, mask.shape[1])[None].repeat(len(ids), 0)
+        for name, (make, (count, width), kind) in past.items():
+            feeds[name] = kept[name] if kept else make((len(ids), count, 0, width), kind)
+        got = dict(zip(outputs, running.run(None, {name: feeds[name] for name in inputs}), strict=True))
+        return got["logits"], {name: got[name.replace("past_key_values", "present")] for name in past}
+
+    ids, padded, mask = (record[name].numpy() for name in ("ids", "padded.ids", "padded.mask"))
+    got, kept = run(ids, np.ones_like(ids), None)
+    wanted = record["half.logits" if half else "logits"]
+    worst = _difference(got, wanted, torch.ones(ids.shape).bool(), tolerance, "ids")
+    if "attention_mask" in inputs and not half:
+        answer, _ = run(padded, mask, None)
+        worst = max(worst, _difference(answer, record["padded.logits"], torch.from_numpy(mask).bool(), tolerance, "padded"))
+    if past and not half:
+        total, new = ids.shape[1], []
+        for _ in range(record["greedy"].shape[1]):
+            new.append(got[:, -1].argmax(-1)[:, None])
+            total += 1
+            got, kept = run(new[-1], np.ones((len(ids), total), dtype=np.int64), kept)
+        if not (np.concatenate(new, 1) == record["greedy"].numpy()).all():
+            raise ValueError(f"decodes {np.concatenate(new, 1).tolist()}")
     return worst
 
 

@@ -7,6 +7,8 @@ family lets the head's size be free), 2 key/value heads where it has fewer of th
 import torch
 import transformers as hf
 
+import gpt2
+
 POSITIONS = 64
 BASE = {
     "vocab_size": 128,
@@ -20,6 +22,20 @@ BASE = {
     "use_cache": False,
 }
 ROTARY = BASE | {"num_key_value_heads": 2, "intermediate_size": 48, "rope_theta": 100.0}
+GPT = {
+    "vocab_size": 128,
+    "n_positions": POSITIONS,
+    "n_embd": 32,
+    "n_layer": 3,
+    "n_head": 4,
+    "n_inner": 48,
+    "attn_pdrop": 0.0,
+    "embd_pdrop": 0.0,
+    "resid_pdrop": 0.0,
+    "bos_token_id": 0,
+    "eos_token_id": 0,
+    "use_cache": False,
+}
 TIED, OPEN = {"tie_word_embeddings": True}, {"tie_word_embeddings": False}
 NO_DROPOUT = {"attention_dropout": 0.0, "hidden_dropout": 0.0}
 
@@ -67,22 +83,7 @@ FAMILIES = {
     ),
     "gptj": (
         "GPTJ",
-        {
-            "vocab_size": 128,
-            "n_positions": POSITIONS,
-            "n_embd": 32,
-            "n_layer": 3,
-            "n_head": 4,
-            "rotary_dim": 4,
-            "n_inner": 48,
-            "attn_pdrop": 0.0,
-            "embd_pdrop": 0.0,
-            "resid_pdrop": 0.0,
-            "bos_token_id": 0,
-            "eos_token_id": 0,
-            "use_cache": False,
-        }
-        | OPEN,
+        GPT | OPEN | {"rotary_dim": 4},
     ),
     "bloom": (
         "Bloom",
@@ -121,6 +122,47 @@ FAMILIES = {
     "phi": ("Phi", ROTARY | OPEN | {"num_key_value_heads": 4, "partial_rotary_factor": 0.5}),
     "stablelm": ("StableLm", ROTARY | OPEN | {"partial_rotary_factor": 0.5, "use_qkv_bias": True}),
     "olmo2": ("Olmo2", ROTARY | OPEN),
+    "falcon-new": (
+        "Falcon",
+        BASE | NO_DROPOUT | OPEN | {"ffn_hidden_size": 48, "new_decoder_architecture": True, "num_kv_heads": 2, "bias": True, "rope_theta": 100.0},
+    ),
+    "starcoder2": ("Starcoder2", ROTARY | TIED | {"use_bias": True, "residual_dropout": 0.0, "embedding_dropout": 0.0, "sliding_window": None}),
+    "nemotron": ("Nemotron", ROTARY | OPEN | {"head_dim": 8, "partial_rotary_factor": 0.5}),
+    "smollm3": ("SmolLM3", ROTARY | TIED | {"no_rope_layers": [1, 0, 1]}),
+    "bigcode": ("GPTBigCode", GPT | TIED | {"multi_query": True}),
+    "codegen": ("CodeGen", GPT | OPEN | {"rotary_dim": 4}),
+    "gptneo": (
+        "GPTNeo",
+        {
+            "vocab_size": 128,
+            "hidden_size": 32,
+            "num_layers": 3,
+            "num_heads": 4,
+            "intermediate_size": 48,
+            "max_position_embeddings": POSITIONS,
+            "attention_types": [[["local", "global", "local"], 1]],
+            "window_size": 4,
+            "bos_token_id": 0,
+            "eos_token_id": 0,
+            "use_cache": False,
+        }
+        | TIED,
+    ),
+    "mpt": (
+        "Mpt",
+        {
+            "vocab_size": 128,
+            "d_model": 32,
+            "n_layers": 3,
+            "n_heads": 4,
+            "expansion_ratio": 2,
+            "max_seq_len": POSITIONS,
+            "bos_token_id": 0,
+            "eos_token_id": 0,
+            "use_cache": False,
+        }
+        | TIED,
+    ),
     "cohere": ("Cohere", ROTARY | TIED | {"logit_scale": 0.25, "use_qk_norm": False}),
     "granite": (
         "Granite",
@@ -134,18 +176,20 @@ FAMILIES = {
         },
     ),
 }
-CONFIG = {"Gemma3": "Gemma3TextConfig", "OPT": "OPTConfig"}
+CONFIG = {"Gemma3": "Gemma3TextConfig"}
 
 
 def tiny(family):
     """The model of a family, in evaluation mode; the same name gives the same weights."""
+    if family == "gpt2":
+        return gpt2.tiny()
     stem, settings = FAMILIES[family]
     config = getattr(hf, CONFIG.get(stem, stem + "Config"))(**settings)
     config._attn_implementation = "eager"
     model = getattr(hf, stem + "ForCausalLM")(config).eval()
     generator = torch.Generator().manual_seed(20240717)
-    # Gemma's norms multiply by 1 + w, Granite's and the others' by w.
-    from_zero = stem in ("Gemma", "Gemma2", "Gemma3")
+    # These families' norms multiply by 1 + w, the others' by w.
+    from_zero = stem in ("Gemma", "Gemma2", "Gemma3", "Nemotron")
     with torch.no_grad():
         for name, value in sorted(model.named_parameters()):
             random = torch.randn(value.shape, generator=generator)

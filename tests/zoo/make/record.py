@@ -30,7 +30,9 @@ class Reader:
         config = self.model.config
         self.heads = config.num_attention_heads
         self.width = getattr(config, "head_dim", None) or config.hidden_size // self.heads
-        self.key_heads = 1 if getattr(config, "multi_query", False) else getattr(config, "num_key_value_heads", self.heads)
+        packed = self.parts.get("qkv", (None, None))[1]
+        grouped = getattr(config, "num_kv_heads", self.heads) if packed == "groups" else self.heads
+        self.key_heads = 1 if packed == "last" else getattr(config, "num_key_value_heads", grouped)
         # What Granite multiplies a sub-layer's output by before it joins the stream.
         self.multiplier = getattr(config, "residual_multiplier", 1.0)
         self.blocks = self.model.get_submodule(self.parts["blocks"])
@@ -54,8 +56,12 @@ class Reader:
     def split(self, packed, lie):
         """The q, k and v of a packed projection whose last axis is its output, heads flat."""
         lead = packed.shape[:-1]
-        if lie == "heads":
-            return [part.reshape(*lead, -1) for part in packed.reshape(*lead, self.heads, 3, self.width).unbind(-2)]
+        if lie in ("heads", "qvk"):
+            q, k, v = packed.reshape(*lead, self.heads, 3, self.width).unbind(-2)
+            return [part.reshape(*lead, -1) for part in ((q, v, k) if lie == "qvk" else (q, k, v))]
+        if lie == "groups":
+            groups = packed.reshape(*lead, self.key_heads, -1, self.width)
+            return [part.reshape(*lead, -1) for part in (groups[..., :-2, :], groups[..., -2, :], groups[..., -1, :])]
         # "thirds" and "last" differ in nothing but the number of key heads.
         sizes = [self.heads * self.width, self.key_heads * self.width, self.key_heads * self.width]
         return packed.split(sizes, dim=-1)

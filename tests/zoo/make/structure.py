@@ -1,7 +1,8 @@
 """Where each family keeps its parts: dotted names inside the model and inside a block.
 
 `qkv` is a packed projection and how its rows lie: "thirds" (q, then k, then v), "heads" (q, k, v of the first head,
-then of the second, ...), "last" (all of q, then one key head and one value head). `mid` is what reads the residual
+then of the second, ...), "last" (all of q, then one key head and one value head), "groups" (the queries of a group, its
+key, its value), "qvk" (q, v, k of the first head, ...). `mid` is what reads the residual
 stream between attention and MLP; a parallel block has none. `after` names norms of what is added to the stream.
 """
 
@@ -46,6 +47,19 @@ BLOOM = {
     "down": "mlp.dense_4h_to_h",
 }
 
+GPT = {
+    "blocks": "transformer.h",
+    "final": "transformer.ln_f",
+    "positions": "transformer.wpe",
+    "ln1": "ln_1",
+    "ln2": "ln_2",
+    "mid": "ln_2",
+    "qkv": ("attn.c_attn", "thirds"),
+    "o": "attn.c_proj",
+    "up": "mlp.c_fc",
+    "down": "mlp.c_proj",
+}
+
 
 def without(parts, *names):
     """The same parts less some."""
@@ -72,6 +86,32 @@ STRUCTURES = {
     "gptneox-serial": NEOX | {"mid": "post_attention_layernorm"},
     "bloom": BLOOM,
     "falcon": without(BLOOM, "ln2", "mid") | {"qkv": ("self_attention.query_key_value", "last")},
+    "falcon-new": without(BLOOM, "mid")
+    | {"ln1": "ln_attn", "ln2": "ln_mlp", "qkv": ("self_attention.query_key_value", "groups")},
+    "starcoder2": without(LLAMA, "gate") | {"up": "mlp.c_fc", "down": "mlp.c_proj"},
+    "nemotron": without(LLAMA, "gate"),
+    "smollm3": LLAMA,
+    "bigcode": GPT | {"qkv": ("attn.c_attn", "last")},
+    "gptneo": without(GPT, "qkv")
+    | {
+        "q": "attn.attention.q_proj",
+        "k": "attn.attention.k_proj",
+        "v": "attn.attention.v_proj",
+        "o": "attn.attention.out_proj",
+    },
+    "mpt": {
+        "blocks": "transformer.blocks",
+        "final": "transformer.norm_f",
+        "ln1": "norm_1",
+        "ln2": "norm_2",
+        "mid": "norm_2",
+        "qkv": ("attn.Wqkv", "thirds"),
+        "o": "attn.out_proj",
+        "up": "ffn.up_proj",
+        "down": "ffn.down_proj",
+    },
+    "codegen": without(GPT, "ln2", "mid", "positions")
+    | {"qkv": ("attn.qkv_proj", "qvk"), "o": "attn.out_proj", "up": "mlp.fc_in", "down": "mlp.fc_out"},
     "gptj": {
         "blocks": "transformer.h",
         "final": "transformer.ln_f",

@@ -1,10 +1,11 @@
 """Makes the zoo: one tiny random GPT-2, exported in several ways, and what PyTorch says about it.
 
-Run it in this folder: `python make.py`. It rewrites the `gpt2-*` folders and `gpt2.safetensors`; the same
-versions of the libraries give the same bytes. Every folder holds the same weights, so one record serves all.
+`main` rewrites `gpt2.safetensors` and the folders of `VARIANTS`; the same versions of the libraries give the same
+bytes (GPT-2 in other exporters' hands comes from `__main__.py`, as every other family does). Every folder holds the same weights, so one record serves all.
 The record's spelling of sites is the house's; weight gradients are [in, out], whatever the file's layout.
 """
 
+import copy
 import json
 import os
 import shutil
@@ -14,7 +15,7 @@ import torch
 from safetensors.torch import save_file
 from transformers import GPT2Config, GPT2LMHeadModel
 
-HERE = os.path.dirname(os.path.abspath(__file__))
+HERE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..")
 sys.path.insert(0, os.path.join(HERE, "..", "..", "examples", "atlas", "make"))
 import export  # noqa: E402
 
@@ -173,6 +174,12 @@ def record(model):
     positions = torch.arange(9)[None].repeat(2, 1)
     with torch.no_grad():
         answer = model(padded, attention_mask=mask, position_ids=positions, use_cache=False).logits
+    whole = ids
+    with torch.no_grad():
+        for _ in range(8):
+            whole = torch.cat([whole, model(whole, use_cache=False).logits[:, -1:].argmax(-1)], dim=1)
+        out["greedy"] = whole[:, ids.shape[1] :]
+        out["half.logits"] = copy.deepcopy(model).half().float()(ids, use_cache=False).logits
     out |= {"padded.ids": padded, "padded.mask": mask, "padded.logits": answer}
     return {name: value.detach().clone().contiguous() for name, value in out.items()}
 
@@ -183,6 +190,8 @@ def main():
     about = {
         "loss": f"mean over the three rows of the NLL (nats) of token {TARGET} after the last position",
         "grad:W_E": "the embedding's use alone; the unembedding counts as a separate copy (grad:W_U)",
+        "greedy": "the 8 tokens of highest logit after each row of ids",
+        "half.logits": "logits of ids, in float32, of the weights rounded to float16",
         "padded": "padded on the right; position ids are 0, 1, 2, ... in both rows",
     }
     recorded = record(model)
