@@ -28,6 +28,7 @@ def heads(model):
 
 def pairs(cache):
     """The (key, value) of every layer."""
+    cache = getattr(cache, "self_attention_cache", cache)
     return [(layer.keys, layer.values) for layer in cache.layers]
 
 
