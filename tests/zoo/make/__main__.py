@@ -13,70 +13,16 @@ import sys
 import torch
 from safetensors.torch import load_file
 
-import cached
 import check
 import families
 import gpt2
 import graphs
 import record
+import rows
 from graphs import export
 
 ZOO = os.path.join(graphs.HERE, "..")
 LIMIT = 300 * 1024
-
-# exporter: (its function, its arguments, weights outside the graph's file, float16)
-EXPORTERS = {
-    "dynamo": (graphs.dynamo, {}, True, False),
-    "dynamo-raw": (graphs.dynamo, {"opset": 18, "optimize": False}, True, False),
-    "dynamo-23": (graphs.dynamo, {"opset": 23, "attention": "sdpa"}, True, False),
-    "dynamo-23-eager": (graphs.dynamo, {"opset": 23}, True, False),
-    "torchscript": (graphs.torchscript, {}, False, False),
-    "dynamo-cache": (cached.dynamo, {}, True, False),
-    "torchscript-cache": (cached.torchscript, {}, False, False),
-    "optimum": (cached.optimum, {}, False, False),
-    "torchscript-14": (graphs.torchscript, {"opset": 14, "attention": "sdpa"}, True, False),
-    "dynamo-sdpa": (graphs.dynamo, {"opset": 18, "attention": "sdpa"}, True, False),
-    "dynamo-23-nomask": (graphs.dynamo, {"opset": 23, "attention": "sdpa", "mask": False}, True, False),
-    "dynamo-23-cache": (cached.dynamo, {"opset": 23, "attention": "sdpa"}, True, False),
-    "optimum-nocache": (cached.optimum, {"task": "text-generation"}, False, False),
-    "dynamo-f16": (graphs.dynamo, {}, True, True),
-    "optimum-f16": (cached.optimum, {}, False, True),
-}
-
-EVERY = ("dynamo", "dynamo-raw", "dynamo-23", "torchscript", "optimum")
-SOME = ("dynamo", "dynamo-23", "torchscript", "optimum")
-FEW = ("dynamo", "torchscript", "optimum")
-ROWS = {
-    "gpt2": ("optimum", "dynamo-23-cache", "dynamo-f16"),
-    "llama": tuple(e for e in EXPORTERS if e != "dynamo-23-eager"),
-    "gptneox": (*EVERY, "dynamo-cache"),
-    "gptneox-serial": ("dynamo", "torchscript"),
-    "qwen3": (*EVERY, "torchscript-14", "dynamo-cache"),
-    "phi3": (*EVERY, "dynamo-f16"),
-    "gemma3": (*EVERY, "dynamo-cache"),
-    "mistral": (*EVERY, "torchscript-cache"),
-    "qwen2": (*EVERY, "optimum-f16"),
-    "gemma": EVERY,
-    "gemma2": ("dynamo", "dynamo-raw", "dynamo-23-eager", "torchscript", "optimum"),
-    "gptj": ("dynamo", "dynamo-raw", "torchscript", "optimum", "dynamo-f16"),
-    "bloom": FEW,
-    "opt": SOME,
-    "falcon": SOME,
-    "phi": SOME,
-    "stablelm": SOME,
-    "olmo2": SOME,
-    "cohere": ("dynamo", "dynamo-23", "optimum"),
-    "granite": SOME,
-    "falcon-new": ("dynamo", "torchscript", "dynamo-cache"),
-    "starcoder2": ("dynamo", "torchscript", "dynamo-cache"),
-    "nemotron": FEW,
-    "smollm3": FEW,
-    "bigcode": FEW,
-    "gptneo": FEW,
-    "mpt": FEW,
-    "codegen": FEW,
-}
-
 
 def without_scopes(proto):
     """Drops the names of PyTorch's modules from the nodes: for graphs that would be too large with them."""
@@ -87,7 +33,7 @@ def without_scopes(proto):
 def folder(family, exporter):
     """Exports one row, checks it, and only then puts it in its place."""
     name = f"{family}-{exporter}"
-    function, arguments, outside, half = EXPORTERS[exporter]
+    function, arguments, outside, half, _ = rows.EXPORTERS[exporter]
     model = families.tiny(family)
     config = {k: v for k, v in model.config.to_diff_dict().items() if k not in ("torch_dtype", "dtype")}
     config["architectures"] = [type(model).__name__]
@@ -129,7 +75,7 @@ def main(wanted):
     for family in families.FAMILIES:
         if not wanted or family in wanted:
             record.write(family, ZOO)
-    for family, exporters in ROWS.items():
+    for family, exporters in rows.ROWS.items():
         for exporter in exporters:
             name = f"{family}-{exporter}"
             if wanted and not any(fnmatch.fnmatch(name, w) or w == family for w in wanted):
@@ -139,6 +85,7 @@ def main(wanted):
             except Exception as error:  # every row is tried; the list of failures is the answer
                 failed += 1
                 print(f"{name}: {type(error).__name__}: {str(error)[:600]}", flush=True)
+    rows.table(os.path.join(ZOO, "README.md"))
     sys.exit(1 if failed else 0)
 
 

@@ -45,6 +45,8 @@ def added(*args, dtype=torch.float32, **kwargs):
 @contextlib.contextmanager
 def dressed(model, forward, attention, trace):
     """The model in its export dress: the wanted attention, `forward(kind)` as its forward, masks that can be traced."""
+    if getattr(model.config, "attn_logit_softcapping", None):
+        attention = "eager"  # transformers' sdpa leaves the soft cap out
     kind, used = model.__class__, model.config._attn_implementation
     masks = masking_utils.ALL_MASK_ATTENTION_FUNCTIONS
     try:

@@ -18,6 +18,7 @@ from structure import STRUCTURES
 
 TARGET = 17
 GREEDY = 8
+RAGGED = (11, 4, 7)
 NO_GRADIENT = ("attn.pattern", "ln1.out", "ln2.out", "mlp.pre", "mlp.pre_linear", "ln_final.out")
 
 
@@ -214,15 +215,22 @@ def prove(reader, out, weights):
         near(tap["attn.z"], torch.einsum("bhqk,bkhd->bqhd", tap["attn.pattern"], values), f"{layer} attn.z")
 
 
-def greedy(reader, ids):
+def greedy(logits, ids):
     """Eight more tokens for each row, recomputed whole each time; refused where the choice is close."""
     whole = ids
     for _ in range(GREEDY):
-        best = reader.logits(whole)[:, -1].topk(2)
+        best = logits(whole)[:, -1].topk(2)
         if (best.values[:, 0] - best.values[:, 1]).min() < 2e-4:
             raise ValueError("two tokens are equally good: another seed is needed")
         whole = torch.cat([whole, best.indices[:, :1]], dim=1)
     return whole[:, ids.shape[1] :]
+
+
+def decoded(logits, ids):
+    """Greedy tokens of whole rows, and of rows cut to different lengths, each decoded by itself."""
+    lengths = torch.tensor(RAGGED)
+    cut = torch.cat([greedy(logits, row[None, :length]) for row, length in zip(ids, RAGGED, strict=True)])
+    return {"greedy": greedy(logits, ids), "ragged.lengths": lengths, "ragged.greedy": cut}
 
 
 def record(family):
@@ -235,7 +243,7 @@ def record(family):
     mask = torch.ones_like(padded)
     mask[1, 6:] = 0
     out = {"ids": ids, "padded.ids": padded, "padded.mask": mask, "padded.logits": reader.logits(padded, mask)}
-    out["greedy"] = greedy(reader, ids)
+    out |= decoded(reader.logits, ids)
     out["half.logits"] = reader.logits(ids, model=copy.deepcopy(model).half().float())
 
     # The unembedding becomes a copy, so that each use of a tied matrix has its own gradient.
@@ -266,15 +274,21 @@ def record(family):
 def write(family, folder):
     """Writes the record of a family."""
     out = record(family)
+    save(out, os.path.join(folder, f"{family}.safetensors"))
+
+
+def save(out, path):
+    """Writes a record with its explanations."""
     about = {
         "loss": f"mean over the three rows of the NLL (nats) of token {TARGET} after the last position",
         "grad:W_E": "the embedding's use alone; the unembedding counts as a separate copy (grad:W_U)",
         "padded": "padded on the right; position ids are 0, 1, 2, ... in both rows",
         "greedy": f"the {GREEDY} tokens of highest logit after each row of ids",
+        "ragged.greedy": "the same for the first ragged.lengths[i] tokens of row i",
         "half.logits": "logits of ids, in float32, of the weights rounded to float16",
     }
-    path = os.path.join(folder, f"{family}.safetensors")
+    out = {name: value.detach().clone().contiguous() for name, value in out.items()}
     save_file(out, path, {"about": json.dumps(about, sort_keys=True)})
     os.chmod(path, 0o644)
     logits = out["logits"]
-    print(f"{family}.safetensors: {os.path.getsize(path)} bytes, logits: std {logits.std():.2f}, largest {logits.abs().max():.2f}")
+    print(f"{os.path.basename(path)}: {os.path.getsize(path)} bytes, logits: std {logits.std():.2f}, largest {logits.abs().max():.2f}")
