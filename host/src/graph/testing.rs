@@ -1,4 +1,4 @@
-//! For tests of this crate: the tiny GPT-2 graphs, and a graph with every name replaced.
+//! For tests of this crate: the rows of the zoo, the tiny GPT-2 graphs, and a graph with every name replaced.
 
 use std::path::{Path, PathBuf};
 
@@ -20,6 +20,35 @@ pub(crate) const ZOO: [&str; 7] = [
 /// The folder of a tiny GPT-2.
 pub(crate) fn zoo(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/zoo").join(format!("gpt2-{name}"))
+}
+
+/// A model of the zoo and what PyTorch says of it (`tests/zoo/README.md` tells what a record holds).
+pub(crate) struct Row {
+    /// The folder's name, `FAMILY-EXPORTER`.
+    pub name: String,
+    /// The family: all rows of one have the same weights.
+    pub family: String,
+    /// The model's folder.
+    pub folder: PathBuf,
+    /// The family's record, a safetensors file.
+    pub record: PathBuf,
+}
+
+/// Every row of the zoo, sorted by name.
+pub(crate) fn rows() -> Vec<Row> {
+    let zoo = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/zoo");
+    let mut names: Vec<String> =
+        std::fs::read_dir(&zoo).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    let families: Vec<&str> = names.iter().filter_map(|name| name.strip_suffix(".safetensors")).collect();
+    let row = |name: &String| {
+        let begins = |family: &&str| name.strip_prefix(*family).is_some_and(|rest| rest.starts_with('-'));
+        let family = families.iter().copied().filter(begins).max_by_key(|family| family.len());
+        let family = family.unwrap_or_else(|| panic!("no record beside `{name}`")).to_string();
+        let record = zoo.join(format!("{family}.safetensors"));
+        Row { name: name.clone(), family, folder: zoo.join(name), record }
+    };
+    names.iter().filter(|name| zoo.join(name).join("model.onnx").is_file() && !name.starts_with('.')).map(row).collect()
 }
 
 /// The same graph with every edge, initializer and node renamed. Empty names stay.

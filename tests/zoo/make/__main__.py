@@ -34,7 +34,7 @@ def folder(family, exporter):
     """Exports one row, checks it, and only then puts it in its place."""
     name = f"{family}-{exporter}"
     function, arguments, outside, half, _ = rows.EXPORTERS[exporter]
-    model = families.tiny(family)
+    model = families.tiny(family, arguments.get("attention", "eager"))
     config = {k: v for k, v in model.config.to_diff_dict().items() if k not in ("torch_dtype", "dtype")}
     config["architectures"] = [type(model).__name__]
     if half:

@@ -179,13 +179,16 @@ FAMILIES = {
 CONFIG = {"Gemma3": "Gemma3TextConfig"}
 
 
-def tiny(family):
-    """The model of a family, in evaluation mode; the same name gives the same weights."""
+def tiny(family, attention="eager"):
+    """The model of a family, in evaluation mode; the same name gives the same weights.
+
+    Some families choose their attention class when they are built, so it has to be named here.
+    """
     if family == "gpt2":
         return gpt2.tiny()
     stem, settings = FAMILIES[family]
     config = getattr(hf, CONFIG.get(stem, stem + "Config"))(**settings)
-    config._attn_implementation = "eager"
+    config._attn_implementation = attention if getattr(getattr(hf, stem + "ForCausalLM"), "_supports_sdpa", False) else "eager"
     model = getattr(hf, stem + "ForCausalLM")(config).eval()
     generator = torch.Generator().manual_seed(20240717)
     # These families' norms multiply by 1 + w, the others' by w.

@@ -20,7 +20,7 @@ EXPORTERS = {
         {"opset": 23, "attention": "sdpa"},
         True,
         False,
-        "dynamo, opset 23, optimized, sdpa: Attention, RMSNormalization, RotaryEmbedding",
+        "dynamo, opset 23, optimized, sdpa: Attention, RMSNormalization, RotaryEmbedding where the exporter writes them",
     ),
     "dynamo-sdpa": (
         graphs.dynamo,
@@ -83,7 +83,7 @@ ROWS = {
     "gemma3": (*CORE, "dynamo-f16"),
     "bloom": FEW,
     "opt": SOME,
-    "falcon": SOME,
+    "falcon": (*FEW, "dynamo-sdpa"),
     "falcon-new": ("dynamo", "dynamo-cache", "torchscript"),
     "phi": SOME,
     "stablelm": SOME,
@@ -102,8 +102,10 @@ ROWS = {
 NO_SDPA = "transformers has no sdpa attention for it: at opset 23 the operators are those of `dynamo`"
 ABSENT = {
     **{(family, "dynamo-23"): NO_SDPA for family in ("gptj", "bloom", "gptneo", "mpt", "codegen")},
-    ("cohere", "torchscript"): "the exporter writes `repeat_interleave` for the example's batch only: the graph fails at "
-    "any other (optimum replaces the function)",
+    ("cohere", "torchscript"): "the exporter's `repeat_interleave` leaves a 2 for a -1 in the shape that the rotary "
+    "frequencies are expanded to: the graph fails at every shape; with the function replaced, as optimum does, it is right",
+    ("falcon", "dynamo-23"): "the exporter refuses sdpa with one key head that is broadcast without `enable_gqa` "
+    "(\"SDPA (MHA) requires q_num_heads = kv_num_heads\"); opset 18 takes it",
     ("falcon-new", "optimum"): "optimum-onnx feeds 2 key/value heads, the model caches 4: its own export fails",
     ("starcoder2", "optimum"): "optimum-onnx has no configuration for it",
 }
