@@ -23,6 +23,8 @@ mod run;
 mod score;
 
 #[cfg(test)]
+mod arranged;
+#[cfg(test)]
 mod tests;
 
 pub use edit::{Limits, Proposal};

@@ -4,9 +4,10 @@ use std::fmt::Write;
 
 use engraft_plugin_api::WeightRef;
 
-use super::{anatomy, rows, tests_folder};
+use super::{anatomy, tests_folder};
 use crate::anatomy::{Anatomy, Table};
 use crate::graph::Graph;
+use crate::graph::testing::rows;
 
 /// An anatomy in words, of the blocks the second.
 fn text(anatomy: &Anatomy) -> String {
@@ -42,8 +43,9 @@ fn text(anatomy: &Anatomy) -> String {
 fn the_zoo_is_read_as_its_golden_files_say() {
     let bless = std::env::var_os("ENGRAFT_BLESS").is_some();
     let mut wrong = Vec::new();
-    for (name, path) in rows() {
-        let graph = Graph::load(&path).unwrap_or_else(|e| panic!("{name}: {e:?}"));
+    for row in rows() {
+        let name = &row.name;
+        let graph = Graph::load(&row.folder).unwrap_or_else(|e| panic!("{name}: {e:?}"));
         let found = anatomy(&graph).unwrap_or_else(|e| panic!("{name}: {e:?}"));
         let path = tests_folder().join(format!("goldens/anatomy/{name}.txt"));
         let now = text(&found);

@@ -3,9 +3,10 @@
 use engraft_plugin_api::{Role, Site, Tensor, WeightRef};
 use safetensors::SafeTensors;
 
-use super::{anatomy, rows, tests_folder};
+use super::anatomy;
 use crate::anatomy::check::{Deviation, identities};
 use crate::anatomy::{Columns, Storage, WeightEdge};
+use crate::graph::testing::{Row, rows};
 use crate::graph::{DType, Graph};
 
 /// A weight as methods see it, read from the file as the anatomy says.
@@ -27,11 +28,10 @@ fn value(graph: &Graph, weight: &WeightEdge) -> Tensor {
 }
 
 /// Checks the weights of a graph of the zoo as its anatomy finds them against PyTorch's records of the activations.
-fn deviations(name: &str, change: impl Fn(WeightRef, Tensor) -> Tensor) -> Vec<Deviation> {
-    let zoo = tests_folder().join("zoo");
-    let graph = Graph::load(&zoo.join(name)).unwrap();
+fn deviations(row: &Row, change: impl Fn(WeightRef, Tensor) -> Tensor) -> Vec<Deviation> {
+    let graph = Graph::load(&row.folder).unwrap();
     let mut found = anatomy(&graph).unwrap();
-    let bytes = std::fs::read(zoo.join(record(name))).unwrap();
+    let bytes = std::fs::read(&row.record).unwrap();
     let file = SafeTensors::deserialize(&bytes).unwrap();
     // A parallel block has no `resid_mid`, and what PyTorch's modules do not hold was not recorded.
     found.sites.retain(|site, _| file.tensor(&site.to_string()).is_ok());
@@ -52,21 +52,14 @@ fn deviations(name: &str, change: impl Fn(WeightRef, Tensor) -> Tensor) -> Vec<D
     identities(&found, &tokens, &positions, taps, weights).unwrap()
 }
 
-/// The file of PyTorch's records of a folder's family: the one whose name is most of the folder's.
-fn record(name: &str) -> String {
-    let files = std::fs::read_dir(tests_folder().join("zoo")).unwrap();
-    let names = files.map(|f| f.unwrap().file_name().to_string_lossy().into_owned());
-    let fits = |file: &String| file.strip_suffix(".safetensors").is_some_and(|f| name.starts_with(&format!("{f}-")));
-    names.filter(fits).max_by_key(String::len).unwrap_or_else(|| panic!("{name} has no record"))
-}
-
 #[test]
 fn the_identities_hold_between_the_weights_of_the_zoo_and_pytorchs_records() {
     let mut wrong = Vec::new();
-    for (name, path) in rows() {
-        let half = Graph::load(&path).unwrap().initializers().any(|i| i.dtype() == DType::F16);
+    for row in rows() {
+        let name = &row.name;
+        let half = Graph::load(&row.folder).unwrap().initializers().any(|i| i.dtype() == DType::F16);
         let tolerance = if half { 3e-3 } else { 1e-5 };
-        let rows = deviations(&name, |_, value| value);
+        let rows = deviations(&row, |_, value| value);
         assert!(rows.len() >= 16, "{name}: {} identities", rows.len());
         let far = rows.into_iter().filter(|row| row.error.is_nan() || row.error > tolerance * row.scale.max(1.0));
         wrong.extend(far.map(|row| format!("{name}: {row:?}")));
@@ -82,7 +75,8 @@ fn the_identities_notice_one_wrong_weight() {
         ("gptneox-torchscript", "attn.k = ln1.out W_K + b_K"),
         ("olmo2-dynamo", "attn.k = resid_pre W_K + b_K"),
     ] {
-        let rows = deviations(name, |weight, value| {
+        let row = rows().into_iter().find(|row| row.name == name).unwrap();
+        let rows = deviations(&row, |weight, value| {
             if weight != wrong {
                 return value;
             }

@@ -23,15 +23,3 @@ fn fixture(name: &str) -> Graph {
 fn anatomy(graph: &Graph) -> crate::base::Result<Anatomy> {
     Anatomy::of(graph, &Shapes::infer(graph).unwrap())
 }
-
-/// The folders of the zoo that hold a graph, by name.
-fn rows() -> Vec<(String, PathBuf)> {
-    let folder = std::fs::read_dir(tests_folder().join("zoo")).unwrap();
-    let mut found: Vec<(String, PathBuf)> = folder
-        .map(|entry| entry.unwrap().path())
-        .filter(|path| path.join("model.onnx").is_file())
-        .map(|path| (path.file_name().unwrap().to_string_lossy().into_owned(), path))
-        .collect();
-    found.sort();
-    found
-}
