@@ -95,7 +95,7 @@ impl Draft {
 
     fn vector(&mut self, norm: &Norm<'_>, stored: &Stored<'_>, word: &str, weight: WeightRef) {
         let shape = [1, stored.initializer.len()];
-        let mut evidence = format!("the {word} of {}", norm.spelling);
+        let mut evidence = format!("the {word} of {}", norm.words());
         if word == "scale" && norm.offset != 0.0 {
             evidence = format!("{evidence}; the graph multiplies with {} + the stored value", norm.offset);
         }

@@ -118,7 +118,7 @@ fn read(view: &View<'_>, draft: &mut Draft) -> Result<()> {
     draft.linear(&whole, WeightRef::Unembedding, WeightRef::UnembeddingBias, input);
     match norm {
         Some(norm) => {
-            draft.site(Site::LnFinal, norm.output, format!("{}, read by the unembedding", norm.spelling));
+            draft.site(Site::LnFinal, norm.output, format!("{}, read by the unembedding", norm.words()));
             draft.norm(norm, Site::LnFinal, WeightRef::LnFinalScale, WeightRef::LnFinalShift);
         }
         None => draft.absent(Site::LnFinal, "the unembedding does not read a norm"),

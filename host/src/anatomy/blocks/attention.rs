@@ -172,7 +172,7 @@ pub(in crate::anatomy) fn read<'g>(
     let norm = reads.and_then(|input| norms.behind(view, input)).filter(|n| view.root(n.input) == block.before);
     match norm {
         Some(norm) => {
-            let evidence = format!("{} of resid_pre, read by attention", norm.spelling);
+            let evidence = format!("{} of resid_pre, read by attention", norm.words());
             draft.site(site(BlockSite::Ln1Out), norm.output, evidence);
             draft.norm(norm, site(BlockSite::Ln1Out), weight(Role::Ln1Scale), weight(Role::Ln1Shift));
         }

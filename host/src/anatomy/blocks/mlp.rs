@@ -137,7 +137,7 @@ fn norm<'g>(
             "the MLP reads ln1.out: one norm feeds attention and the MLP".to_owned()
         }
         Some(norm) => {
-            draft.site(site, norm.output, format!("{} of {stream}, read by the MLP", norm.spelling));
+            draft.site(site, norm.output, format!("{} of {stream}, read by the MLP", norm.words()));
             let [scale, shift] = weights.map(|role| WeightRef::Block(layer, role));
             return draft.norm(norm, site, scale, shift);
         }

@@ -22,6 +22,14 @@ pub(in crate::anatomy) struct Norm<'g> {
     pub spelling: String,
 }
 
+impl Norm<'_> {
+    /// What it is and how the graph spells it.
+    pub fn words(&self) -> String {
+        let kind = if self.centred { "layer norm" } else { "RMS norm" };
+        format!("{kind} ({})", self.spelling)
+    }
+}
+
 /// Every norm of a graph.
 pub(in crate::anatomy) struct Norms<'g> {
     all: Vec<Norm<'g>>,
