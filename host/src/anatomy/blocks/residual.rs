@@ -146,5 +146,8 @@ pub(in crate::anatomy) fn blocks<'s, 'g>(view: &View<'g>, stream: &'s Stream<'g>
             view.maker(stream.start)
         )
     };
-    Err(Error::new(&codes::NO_TRANSFORMER, text))
+    Err(Error::new(&codes::NO_TRANSFORMER, text).help(
+        "engraft reads decoders whose blocks add to one residual stream, with norms before or behind what is added; \
+         encoders and norms inside the stream are not read",
+    ))
 }
