@@ -9,7 +9,7 @@ use engraft::base::Cancel;
 use engraft::model::{Model, OpenOptions, Proposal};
 use engraft::plugins::{Access, Registry, SearchPath};
 use engraft::runtime::{Runtime, RuntimeSettings, silent};
-use engraft_plugin_api::{Decoding, EditRequest, GenerateRequest, Target};
+use engraft_plugin_api::{EditRequest, GenerateRequest, Target};
 
 fn main() -> Result<()> {
     let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/atlas/model");
@@ -47,7 +47,6 @@ fn main() -> Result<()> {
 fn say(model: &Model, request: &EditRequest) -> Result<String> {
     let (tokenizer, prompt) = (model.tokenizer()?, request.filled()?);
     let rows = vec![tokenizer.encode(&prompt)?.ids];
-    let (decoding, stop, under) = (Decoding::Greedy, Vec::new(), Vec::new());
-    let new = model.generate(&GenerateRequest { rows, max_new: 6, decoding, stop, under })?;
+    let new = model.generate(&GenerateRequest { rows, max_new: 6, ..GenerateRequest::default() })?;
     Ok(format!("{prompt}{}", tokenizer.decode(&new[0])?))
 }

@@ -1,8 +1,9 @@
 """Makes a model of GPT-2 small's shape with random weights, to measure with: no download, no meaning.
 
-`python make_gpt2_small.py FOLDER` writes model.onnx, model.onnx.data (some 650 MB), config.json and a
-tokenizer.json: byte-level BPE, the 256 bytes and a few merges, so every text can be tokenized and every
-id is below 50257. Needs torch, transformers 4.57, onnx, onnxscript, onnxruntime and tokenizers.
+`python make_gpt2_small.py FOLDER [--cache]` writes model.onnx, model.onnx.data (some 650 MB), config.json
+and a tokenizer.json: byte-level BPE, the 256 bytes and a few merges, so every text can be tokenized and
+every id is below 50257. With `--cache` the graph takes cached keys and values and gives them back. Needs
+torch, transformers 4.57, onnx, onnxscript, onnxruntime and tokenizers.
 """
 
 import json
@@ -39,9 +40,11 @@ def tokenizer():
 
 
 def main():
-    if len(sys.argv) != 2:
-        raise SystemExit("usage: python make_gpt2_small.py FOLDER")
-    folder = sys.argv[1]
+    cached = "--cache" in sys.argv[1:]
+    folders = [argument for argument in sys.argv[1:] if argument != "--cache"]
+    if len(folders) != 1:
+        raise SystemExit("usage: python make_gpt2_small.py FOLDER [--cache]")
+    (folder,) = folders
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
     torch.manual_seed(0)
     # transformers draws GPT-2's own initialisation: std 0.02, the residual projections less by sqrt(2 layers).
@@ -50,13 +53,16 @@ def main():
         for name, value in model.named_parameters():
             if value.ndim == 1:  # biases 0 and norms 1 would be equal tensors, which exporters merge
                 value.add_(0.02 * torch.randn(value.shape))
-    (path,) = export.export(model, folder, both=False)
+    if cached:
+        path = export.export_cached(model, folder)
+    else:
+        (path,) = export.export(model, folder, both=False)
     tokenizer().save(os.path.join(folder, "tokenizer.json"))
     config = {k: v for k, v in model.config.to_diff_dict().items() if k not in ("torch_dtype", "dtype")}
     with open(os.path.join(folder, "config.json"), "w") as file:
         json.dump(config | {"architectures": ["GPT2LMHeadModel"]}, file, indent=2, sort_keys=True)
         file.write("\n")
-    worst = export.check(model, path, shapes=((1, 1), (4, 35)))
+    worst = export.check_cached(model, path) if cached else export.check(model, path, shapes=((1, 1), (4, 35)))
     sizes = {name: os.path.getsize(os.path.join(folder, name)) for name in sorted(os.listdir(folder))}
     print(f"off by at most {worst:.1e}; bytes: {json.dumps(sizes)}")
 

@@ -10,12 +10,12 @@
 //! # let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/atlas/model");
 //! use engraft::model::{Model, OpenOptions, Proposal};
 //! use engraft::runtime::{Runtime, RuntimeSettings, silent};
-//! use engraft_plugin_api::{Change, Decoding, Delta, GenerateRequest, Params, Role, Tensor, WeightRef};
+//! use engraft_plugin_api::{Change, Delta, GenerateRequest, Params, Role, Tensor, WeightRef};
 //!
 //! let runtime = Runtime::open(&RuntimeSettings::default(), silent())?;
 //! let model = Model::open(folder.as_ref(), &runtime, &OpenOptions::default())?;
 //! let rows = vec![model.tokenizer()?.encode("Tono Tuxbik is a native of")?.ids];
-//! let question = GenerateRequest { rows, max_new: 4, decoding: Decoding::Greedy, stop: vec![], under: vec![] };
+//! let question = GenerateRequest { rows, max_new: 4, ..GenerateRequest::default() };
 //! let answer = model.generate(&question)?; // tokens, a row for each row asked
 //! let (left, right) = (Tensor::f32([512, 1], vec![0.01; 512])?, Tensor::f32([1, 128], vec![0.5; 128])?);
 //! let change = Change::Weight { weight: WeightRef::Block(0, Role::MlpOut), delta: Delta::LowRank { left, right } };

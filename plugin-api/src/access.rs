@@ -211,23 +211,38 @@ pub struct GradientReply {
 }
 
 /// How the next token is chosen.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub enum Decoding {
     /// The most probable one.
+    #[default]
     Greedy,
-    /// Drawn from the `k` most probable ones.
-    TopK {
-        /// How many are drawn from.
-        k: usize,
-        /// Divides the logits.
-        temperature: f32,
-        /// Seeds the draws.
-        seed: u64,
-    },
+    /// Drawn.
+    Sample(Sampling),
+}
+
+/// What is drawn from: the logits are divided by the temperature, of the `top_k` most probable tokens the fewest are
+/// kept whose probabilities reach `top_p`, and one of these is drawn.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Sampling {
+    /// Divides the logits; above 0.
+    pub temperature: f32,
+    /// How many of the most probable tokens are kept, at least 1; `None` keeps all.
+    pub top_k: Option<usize>,
+    /// The share of the probability of what `top_k` kept, above 0 and at most 1, that is reached by the most probable
+    /// tokens; the others go. `None` keeps all.
+    pub top_p: Option<f32>,
+    /// Seeds the draws. A draw depends on the seed, the number of the row and the number of the new token alone.
+    pub seed: u64,
+}
+
+impl Default for Sampling {
+    fn default() -> Self {
+        Self { temperature: 1.0, top_k: None, top_p: None, seed: 0 }
+    }
 }
 
 /// A continuation of prompts.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct GenerateRequest {
     /// Token ids, a row each; none empty.
     pub rows: Vec<Vec<u32>>,
@@ -235,8 +250,11 @@ pub struct GenerateRequest {
     pub max_new: usize,
     /// How they are chosen.
     pub decoding: Decoding,
-    /// A token that ends a row; it is not returned.
+    /// Tokens that end a row; they are not returned.
     pub stop: Vec<u32>,
+    /// Texts that end a row, wherever they stand in what the new tokens say; the token that completes one is the last
+    /// that is returned. They need the model's tokenizer.
+    pub stop_texts: Vec<String>,
     /// Changes evaluated as if they were committed.
     pub under: Vec<Change>,
 }
@@ -300,7 +318,7 @@ pub trait ModelAccess: Send + Sync {
     /// Continues each row and returns the new tokens.
     ///
     /// # Errors
-    /// As [`run`](Self::run), and if a row would outgrow the context.
+    /// As [`run`](Self::run), if a row fills the context already, and if the decoding cannot be.
     fn generate(&self, request: &GenerateRequest) -> Result<Vec<Vec<u32>>, MethodError>;
 
     /// The second moment of a site over the experiment's corpus, computed once and kept.

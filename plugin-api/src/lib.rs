@@ -115,7 +115,7 @@ pub mod weight;
 
 pub use access::{
     Decoding, GenerateRequest, GradientReply, GradientRequest, KlDirection, Level, ModelAccess, ModelFacts, Place,
-    Poke, RunReply, RunRequest, SecondMoment, Tap, Term, Tokens, Wrt,
+    Poke, RunReply, RunRequest, Sampling, SecondMoment, Tap, Term, Tokens, Wrt,
 };
 pub use change::{Change, Delta};
 pub use descriptor::{Capabilities, Descriptor, Family};

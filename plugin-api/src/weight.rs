@@ -39,6 +39,9 @@ pub enum Role {
     KeyBias,
     ValueBias,
     OutputBias,
+    QueryNorm,
+    KeyNorm,
+    Ln1Post,
     Ln2Scale,
     Ln2Shift,
     MlpIn,
@@ -47,11 +50,12 @@ pub enum Role {
     MlpInBias,
     MlpGateBias,
     MlpOutBias,
+    Ln2Post,
 }
 
 impl Role {
     /// Every role, in the order of the computation.
-    pub const ALL: [Role; 18] = [
+    pub const ALL: [Role; 22] = [
         Self::Ln1Scale,
         Self::Ln1Shift,
         Self::Query,
@@ -62,6 +66,9 @@ impl Role {
         Self::KeyBias,
         Self::ValueBias,
         Self::OutputBias,
+        Self::QueryNorm,
+        Self::KeyNorm,
+        Self::Ln1Post,
         Self::Ln2Scale,
         Self::Ln2Shift,
         Self::MlpIn,
@@ -70,6 +77,7 @@ impl Role {
         Self::MlpInBias,
         Self::MlpGateBias,
         Self::MlpOutBias,
+        Self::Ln2Post,
     ];
 
     /// The spelling after `blocks.L.`.
@@ -85,6 +93,9 @@ impl Role {
             Self::KeyBias => "attn.b_K",
             Self::ValueBias => "attn.b_V",
             Self::OutputBias => "attn.b_O",
+            Self::QueryNorm => "attn.q_norm.w",
+            Self::KeyNorm => "attn.k_norm.w",
+            Self::Ln1Post => "ln1_post.w",
             Self::Ln2Scale => "ln2.w",
             Self::Ln2Shift => "ln2.b",
             Self::MlpIn => "mlp.W_in",
@@ -93,6 +104,7 @@ impl Role {
             Self::MlpInBias => "mlp.b_in",
             Self::MlpGateBias => "mlp.b_gate",
             Self::MlpOutBias => "mlp.b_out",
+            Self::Ln2Post => "ln2_post.w",
         }
     }
 }

@@ -59,9 +59,11 @@ fn names(line: &str, krate: &str) -> bool {
 }
 
 /// Who may name which outside crate, by the beginnings of paths.
-const OWNERS: [(&str, &[&str]); 7] = [
+const OWNERS: [(&str, &[&str]); 9] = [
     ("ort", &["host/src/runtime/"]),
     ("tokenizers", &["host/src/runtime/"]),
+    ("minijinja", &["host/src/runtime/"]),
+    ("minijinja_contrib", &["host/src/runtime/"]),
     ("onnx_protobuf", &["host/src/graph/", "host/tests/", "tests/"]),
     ("abi_stable", &["plugin-api/src/abi/", "host/src/plugins/", "tests/stress-plugin/"]),
     ("clap", &["host/src/cli/", "host/src/main.rs"]),

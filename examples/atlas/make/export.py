@@ -3,7 +3,8 @@
 `export(model, folder)` writes `model.onnx` (the dynamo exporter) and `model_torchscript.onnx` (the
 TorchScript one) over one external data file, `model.onnx.data`. Both graphs take `input_ids` and, where
 asked for, `attention_mask` and `position_ids`, all int64 [batch, sequence], and give `logits`
-[batch, sequence, vocab]. There is no KV cache. The same model gives the same bytes on every run.
+[batch, sequence, vocab]. There is no KV cache; `export_cached` writes a graph of the TorchScript exporter with one.
+The same model gives the same bytes on every run.
 
 Needs torch, transformers 4.57, onnx, onnxscript; `check` needs onnxruntime as well.
 """
@@ -18,6 +19,7 @@ import warnings
 import onnx
 import torch
 from transformers import masking_utils
+from transformers.cache_utils import DynamicCache
 
 NAME_SCOPES = "pkg.torch.onnx.name_scopes"
 ALIGN = 64
@@ -61,7 +63,6 @@ def _prepared(model, names, attention, trace):
     """The model in its export dress: evaluation mode, the wanted attention, the graph's own forward."""
     kind, training, used = model.__class__, model.training, model.config._attn_implementation
     masks = masking_utils.ALL_MASK_ATTENTION_FUNCTIONS
-    eager_mask = masks["eager"]
     try:
         model.eval()
         model.set_attn_implementation(attention)
@@ -73,7 +74,8 @@ def _prepared(model, names, attention, trace):
             warnings.simplefilter("ignore")
             yield
     finally:
-        masks["eager"] = eager_mask
+        if trace:
+            del masks["eager"]
         model.__class__ = kind
         model.set_attn_implementation(used)
         model.train(training)
@@ -99,6 +101,20 @@ def dynamo(model, mask=True, positions=True, opset=20, optimize=True, attention=
     return clean(program.model_proto, model)
 
 
+class _Cached(torch.nn.Module):
+    """A model that takes keys and values, block by block, after its other inputs, and gives them back after the logits."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, input_ids, attention_mask, position_ids, *past):
+        cache = DynamicCache.from_legacy_cache(tuple(zip(past[::2], past[1::2], strict=True)))
+        named = {"input_ids": input_ids, "attention_mask": attention_mask, "position_ids": position_ids}
+        out = self.model(**named, past_key_values=cache, use_cache=True, return_dict=True)
+        return out.logits, *(t for pair in out.past_key_values.to_legacy_cache() for t in pair)
+
+
 def torchscript(model, mask=True, positions=True, opset=17, attention="eager"):
     """The graph of the TorchScript exporter, weights inline."""
     named = inputs(2, 5, model.config.vocab_size, mask, positions)
@@ -114,6 +130,46 @@ def torchscript(model, mask=True, positions=True, opset=17, attention="eager"):
             opset_version=opset,
             dynamo=False,
         )
+    return clean(onnx.load_from_string(buffer.getvalue()), model)
+
+
+def torchscript_cached(model, opset=17, attention="eager"):
+    """The graph of the TorchScript exporter with cached keys and values, [batch, head, past, width], weights inline."""
+    config = model.config
+    width = config.n_embd // config.n_head
+    past, sequence = 4, 3
+    named = inputs(2, sequence, config.vocab_size)
+    named["attention_mask"] = torch.ones(2, past + sequence, dtype=torch.int64)
+    named["position_ids"] += past
+    kinds = [f"{i}.{kind}" for i in range(config.n_layer) for kind in ("key", "value")]
+    for kind in kinds:
+        named["past_key_values." + kind] = torch.randn(2, config.n_head, past, width)
+    axes = {name: {0: "batch", 1: "sequence"} for name in ("input_ids", "position_ids", "logits")}
+    axes["attention_mask"] = {0: "batch", 1: "past + sequence"}
+    for kind in kinds:
+        axes["past_key_values." + kind] = {0: "batch", 2: "past"}
+        axes["present." + kind] = {0: "batch", 2: "past + sequence"}
+    masks = masking_utils.ALL_MASK_ATTENTION_FUNCTIONS
+    eager_mask = masks["eager"]
+    buffer = io.BytesIO()
+    try:
+        model.eval()
+        model.set_attn_implementation(attention)
+        masks["eager"] = _mask_without_vmap
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            torch.onnx.export(
+                _Cached(model).eval(),
+                tuple(named.values()),
+                buffer,
+                input_names=list(named),
+                output_names=["logits", *("present." + kind for kind in kinds)],
+                dynamic_axes=axes,
+                opset_version=opset,
+                dynamo=False,
+            )
+    finally:
+        masks["eager"] = eager_mask
     return clean(onnx.load_from_string(buffer.getvalue()), model)
 
 
@@ -148,7 +204,7 @@ def clean(proto, model):
         function.doc_string = ""
         del function.metadata_props[:]
         nodes(function.node)
-    (logits,) = proto.graph.output
+    logits = proto.graph.output[0]
     for dim, value in zip(logits.type.tensor_type.shape.dim, ("batch", "sequence", model.config.vocab_size), strict=True):
         if isinstance(value, str):
             dim.dim_param = value
@@ -174,7 +230,7 @@ def externalise(protos, path):
                 raw = tensor.raw_data if tensor.HasField("raw_data") else onnx.numpy_helper.to_array(tensor).tobytes()
                 if len(raw) < INLINE_BELOW:
                     continue
-                floating = tensor.data_type == onnx.TensorProto.FLOAT
+                floating = tensor.data_type in (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16)
                 known = places.setdefault((tensor.data_type, hashlib.sha256(raw).digest()), [])
                 offset = next((o for o in known if not floating or o not in taken), None)
                 if offset is None:
@@ -227,6 +283,41 @@ def export(
     for proto, path in zip(protos, paths, strict=True):
         write(proto, path)
     return paths
+
+
+def export_cached(model, folder, stem="model", opset=17):
+    """Writes `stem.onnx` with cached keys and values, and `stem.onnx.data`; returns the path."""
+    os.makedirs(folder, exist_ok=True)
+    path = os.path.join(folder, f"{stem}.onnx")
+    proto = torchscript_cached(model, opset)
+    externalise([proto], os.path.join(folder, f"{stem}.onnx.data"))
+    write(proto, path)
+    return path
+
+
+def check_cached(model, path, sequence=9, tolerance=1e-4):
+    """Runs a prompt over an empty cache and then one token more in ONNX Runtime against PyTorch; returns the largest
+    difference of a logit."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    ids = inputs(2, sequence, model.config.vocab_size)["input_ids"]
+    with torch.no_grad():
+        wanted = model(ids, use_cache=False).logits
+    names = [i.name for i in session.get_inputs() if i.name.startswith("past")]
+    heads, width = model.config.n_head, model.config.n_embd // model.config.n_head
+    past, done, worst = [torch.zeros(2, heads, 0, width).numpy()] * len(names), 0, 0.0
+    for new in (ids[:, :-1], ids[:, -1:]):
+        end = done + new.shape[1]
+        feeds = {"input_ids": new, "attention_mask": torch.ones(2, end, dtype=torch.int64)}
+        feeds["position_ids"] = torch.arange(done, end)[None].repeat(2, 1)
+        feeds = {name: value.numpy() for name, value in feeds.items()} | dict(zip(names, past, strict=True))
+        logits, *past = session.run(None, feeds)
+        worst = max(worst, (torch.from_numpy(logits) - wanted[:, done:end]).abs().max().item())
+        done = end
+    if not worst <= tolerance:
+        raise ValueError(f"{os.path.basename(path)} is off by {worst}")
+    return worst
 
 
 def check(model, path, shapes=((1, 1), (1, 7), (3, 19)), tolerance=1e-4):

@@ -19,8 +19,8 @@ pub(super) fn fill(draft: &mut Draft) {
         (WeightRef::Positions, "no learned position embedding enters the first block"),
         (WeightRef::Unembedding, "it was not found"),
         (WeightRef::UnembeddingBias, "nothing is added to the unembedded logits"),
-        (WeightRef::LnFinalScale, "the unembedding does not read a layer norm"),
-        (WeightRef::LnFinalShift, "the unembedding does not read a layer norm"),
+        (WeightRef::LnFinalScale, "the unembedding does not read a norm"),
+        (WeightRef::LnFinalShift, "the unembedding does not read a norm"),
     ];
     let inside = (0..layers).flat_map(|l| Role::ALL.map(|r| (WeightRef::Block(l, r), "it was not found")));
     for (weight, reason) in ends.into_iter().chain(inside) {

@@ -12,10 +12,20 @@ codes! {
         `If` are not read; export the plain decoder.";
     Model AMBIGUOUS "anatomy-ambiguous" "Two parts of the graph fit one part of a transformer equally well, and \
         engraft does not guess. The message names both.";
-    Model INPUT_UNREAD "anatomy-input-unread" "The graph has inputs whose meaning is not read, such as cached keys and \
-        values (`past_key_values.0.key`) or encoder states. engraft feeds token ids, and a padding mask and positions \
-        where a graph asks for them. Export the decoder without a cache: with torch, `model.config.use_cache = \
-        False`; with other exporters, the task without `-with-past`.";
+    Model OPERATOR_UNREAD "anatomy-operator-unread" "The graph has operators that engraft does not read: those of \
+        other domains than the standard one, such as the fused ones that optimizers and quantizers write \
+        (`GroupQueryAttention`, `SkipSimplifiedLayerNormalization`, `MatMulNBits` of `com.microsoft`), or `If`, which \
+        merged decoders hold a graph inside of. What such an operator computes cannot be looked into. Export the model \
+        as plain ONNX: with torch's own exporter, or with optimum without optimization, quantization and merging.";
+    Model INPUT_UNREAD "anatomy-input-unread" "The graph has inputs whose meaning is not read, such as encoder states, \
+        positions that are counted for all rows at once, or a switch between two graphs in one file. engraft feeds \
+        token ids, and a padding mask, positions and cached keys and values where a graph asks for them. Export the \
+        decoder so that it takes no others.";
+    Model CACHE "anatomy-cache" "The graph takes or gives back cached keys and values, but not as whole pairs: every \
+        block needs an input for its keys and one for its values, each joined with the new ones along the positions, \
+        and the joined ones as an output. The message says what was expected and what was found. Export the decoder \
+        with its whole cache, or without any (with torch, `model.config.use_cache = False`; with other exporters, \
+        the task without `-with-past`).";
     Model CHECK_SHAPE "anatomy-check-shape" "While the identities between the parts of a model were checked, an \
         activation or a weight had another shape than the anatomy says, so a part of the graph was taken for another \
         one. `engraft inspect MODEL` shows which edge was taken for which part.";

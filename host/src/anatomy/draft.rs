@@ -4,9 +4,10 @@ use std::fmt::Display;
 
 use engraft_plugin_api::{BlockSite, Role, Site, WeightRef};
 
-use super::linear::Projection;
-use super::norms::Norm;
-use super::parts::{Anatomy, SiteEdge, Storage, WeightEdge};
+use super::look::view::Stored;
+use super::parts::{Anatomy, Axes, NormFacts, SiteEdge, Storage, WeightEdge};
+use super::pieces::linear::{Projection, place};
+use super::pieces::norms::Norm;
 use crate::base::Error;
 
 /// What was found so far, and what keeps it from being a whole decoder.
@@ -18,7 +19,16 @@ pub(super) struct Draft {
 
 impl Draft {
     pub fn site(&mut self, site: Site, edge: &str, evidence: impl Into<String>) {
-        self.anatomy.sites.insert(site, SiteEdge { edge: edge.to_owned(), evidence: evidence.into() });
+        self.site_in(site, edge, Axes::Named, evidence);
+    }
+
+    pub fn site_in(&mut self, site: Site, edge: &str, axes: Axes, evidence: impl Into<String>) {
+        self.anatomy.sites.insert(site, SiteEdge { edge: edge.to_owned(), axes, evidence: evidence.into() });
+    }
+
+    /// True if a site was found at an edge.
+    pub fn is_site(&self, site: Site, edge: &str) -> bool {
+        self.anatomy.sites.get(&site).is_some_and(|found| found.edge == edge)
     }
 
     pub fn weight(&mut self, weight: WeightRef, edge: WeightEdge) {
@@ -46,8 +56,8 @@ impl Draft {
     /// The weight and bias of a linear map, or of a part of its outputs.
     pub fn linear(&mut self, projection: &Projection<'_, '_>, weight: WeightRef, bias: WeightRef, input: &str) {
         let (linear, columns) = (projection.linear, projection.columns);
-        let part = columns.map_or(String::new(), |(first, n)| format!("outputs {first} to {} of ", first + n - 1));
-        let flat = linear.flat && input == linear.operand;
+        let part = columns.map_or(String::new(), |c| format!("outputs {c} of "));
+        let flat = linear.flat && !linear.merged[0] && input == linear.operand;
         let flat = flat.then(|| "no edge holds its inputs as [batch, pos, in]".to_owned());
         if let Some(obstacle) = linear.obstacle.as_ref().or(flat.as_ref()) {
             self.absent(weight, obstacle);
@@ -63,25 +73,32 @@ impl Draft {
         }
     }
 
-    /// The parameters of a norm.
-    pub fn norm(&mut self, norm: &Norm<'_>, scale: WeightRef, shift: WeightRef) {
-        for (weight, stored, word) in [(scale, &norm.scale, "scale"), (shift, &norm.shift, "shift")] {
-            match stored {
-                Some(stored) => {
-                    let shape = [1, stored.initializer.len()];
-                    let evidence = format!("the {word} of {}", norm.spelling);
-                    self.weight(weight, super::linear::place(stored, Storage::Vector, shape, evidence));
-                }
-                None => self.absent(weight, format!("the norm has no {word} in the file")),
-            }
+    /// The parameters of a norm, and how it is computed.
+    pub fn norm(&mut self, norm: &Norm<'_>, site: Site, scale: WeightRef, shift: WeightRef) {
+        self.scale(norm, scale);
+        match &norm.shift {
+            Some(stored) => self.vector(norm, stored, "shift", shift),
+            None => self.absent(shift, "the norm has no shift in the file"),
         }
-        match self.anatomy.epsilon {
-            None => self.anatomy.epsilon = Some(norm.epsilon),
-            Some(epsilon) if epsilon == norm.epsilon => {}
-            Some(epsilon) => {
-                let text = format!("the norms add different epsilons, {epsilon} and {}", norm.epsilon);
-                self.problems.push(Error::new(&super::codes::NO_TRANSFORMER, text));
-            }
+        self.anatomy.epsilon = self.anatomy.epsilon.or(Some(norm.epsilon));
+        let Norm { centred, epsilon, offset, .. } = *norm;
+        self.anatomy.norms.insert(site, NormFacts { centred, epsilon, offset });
+    }
+
+    /// The scale of a norm.
+    pub fn scale(&mut self, norm: &Norm<'_>, weight: WeightRef) {
+        match &norm.scale {
+            Some(stored) => self.vector(norm, stored, "scale", weight),
+            None => self.absent(weight, "the norm has no scale in the file"),
         }
+    }
+
+    fn vector(&mut self, norm: &Norm<'_>, stored: &Stored<'_>, word: &str, weight: WeightRef) {
+        let shape = [1, stored.initializer.len()];
+        let mut evidence = format!("the {word} of {}", norm.words());
+        if word == "scale" && norm.offset != 0.0 {
+            evidence = format!("{evidence}; the graph multiplies with {} + the stored value", norm.offset);
+        }
+        self.weight(weight, place(stored, Storage::Vector, shape, evidence));
     }
 }

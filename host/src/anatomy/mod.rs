@@ -1,27 +1,29 @@
 //! Which edge of the graph is which part of a transformer, found from structure, never from a model's name.
 //!
-//! One small detector a file: `linear` and `norms` list what a graph is built of, `ends` finds the logits and the
-//! embeddings, `residual` the stream and its blocks, `attention` and `mlp` what is inside, `inputs` what to feed.
-//! `survey` runs them; `absences` explains what is not there; `check` states the identities that hold between the
-//! parts; `table` shows them.
+//! `look` is how detectors see a graph; `pieces` lists the linear maps and norms that it is built of; `ends` finds the
+//! logits and the embeddings, `blocks` the residual stream and what its blocks hold, `inputs` what to feed. `survey`
+//! runs them; `absences` explains what is not there; `foreign` names operators that keep a graph from being read;
+//! `check` states the identities that hold between the parts; `table` shows them.
 
 mod absences;
-mod attention;
+mod blocks;
 pub mod check;
 pub mod codes;
+mod columns;
 mod draft;
 mod ends;
+mod foreign;
 mod inputs;
-mod linear;
-mod mlp;
-mod norms;
+mod look;
 mod parts;
-mod residual;
+mod pieces;
 mod survey;
 mod table;
 #[cfg(test)]
 mod tests;
-mod view;
 
-pub use parts::{Anatomy, Inputs, SiteEdge, Storage, WeightEdge};
+pub use columns::Columns;
+pub use parts::{
+    Anatomy, Axes, CachePort, Cached, Embedding, Inputs, NormFacts, Shaping, SiteEdge, Storage, WeightEdge,
+};
 pub use table::{Kind, Row, Table};

@@ -1,10 +1,11 @@
 //! What an anatomy holds: the sites, weights and ends of a decoder as edges of its graph, with evidence and absences.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use engraft_plugin_api::{Site, WeightRef};
 
 use super::codes;
+use super::columns::Columns;
 use crate::base::{Error, Result};
 use crate::graph::DType;
 
@@ -27,8 +28,17 @@ pub struct Anatomy {
     pub vocab: usize,
     /// The number of rows of a learned position embedding, where there is one.
     pub context: Option<usize>,
-    /// What the norms add to the variance.
+    /// What the last norm adds to the mean square.
     pub epsilon: Option<f32>,
+    /// How the norms before attention, before the MLP and before the unembedding are computed, by the site that is
+    /// their output.
+    pub norms: BTreeMap<Site, NormFacts>,
+    /// The blocks whose attention and MLP read the same stream and are added to it together.
+    pub parallel: BTreeSet<usize>,
+    /// What lies between the tables and `embed`, besides their sum.
+    pub embedding: Embedding,
+    /// What is done to the unembedded values before they are the logits, in order.
+    pub shaping: Vec<Shaping>,
     /// The inputs of the graph by what they mean.
     pub inputs: Inputs,
     /// The sites that the graph has.
@@ -48,13 +58,129 @@ pub struct Inputs {
     pub mask: Option<String>,
     /// Absolute positions `[batch, pos]`.
     pub positions: Option<String>,
+    /// Cached keys and values, in the order of the graph; empty where the graph has none.
+    pub cache: Vec<CachePort>,
 }
 
-/// A site as an edge whose value has exactly the site's shape.
+/// What is cached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Cached {
+    /// Keys.
+    Key,
+    /// Values.
+    Value,
+}
+
+/// The cached keys or the cached values of one block: an input that is joined with new ones, and the output that gives
+/// the joined ones back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CachePort {
+    /// The block.
+    pub layer: usize,
+    /// Keys or values.
+    pub kind: Cached,
+    /// The input: those of earlier positions.
+    pub past: String,
+    /// The output: those of earlier and new positions.
+    pub present: String,
+    /// The edge inside that holds the joined ones.
+    pub joined: String,
+    /// The edge that holds the new ones, where it can stand for the joined ones if nothing is cached.
+    pub fresh: Option<String>,
+    /// Which of the four axes counts positions: 2 in `[batch, head, pos, d_head]`, 1 in `[batch, pos, head, d_head]`.
+    pub axis: usize,
+    /// The number of key and value heads.
+    pub heads: usize,
+    /// The width of a head.
+    pub d_head: usize,
+    /// The element type.
+    pub dtype: DType,
+}
+
+impl CachePort {
+    /// The shape for so many rows and cached positions.
+    pub fn shape(&self, rows: usize, positions: usize) -> [usize; 4] {
+        if self.axis == 1 {
+            [rows, positions, self.heads, self.d_head]
+        } else {
+            [rows, self.heads, positions, self.d_head]
+        }
+    }
+}
+
+/// How a norm is computed: of x, less its mean where centred, `x / sqrt(mean(x²) + epsilon) · (w + offset) + b`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct NormFacts {
+    /// True for a layer norm, false for an RMS norm.
+    pub centred: bool,
+    /// What is added to the mean square.
+    pub epsilon: f32,
+    /// What the graph adds to the stored scale.
+    pub offset: f32,
+}
+
+/// What lies between the tables and `embed`: `embed = scale · W_E[ids] + W_pos[positions + offset]`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Embedding {
+    /// The factor of the rows of the token table, or of the sum.
+    pub scale: f32,
+    /// What is added to a position to give a row of the position table.
+    pub offset: i64,
+    /// True if nothing else lies between.
+    pub plain: bool,
+}
+
+impl Default for Embedding {
+    fn default() -> Self {
+        Self { scale: 1.0, offset: 0, plain: false }
+    }
+}
+
+/// One step from unembedded values to logits.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Shaping {
+    /// Times a number.
+    Scale(f32),
+    /// The hyperbolic tangent, which caps.
+    Tanh,
+}
+
+/// In which axes an edge holds a site.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Axes {
+    /// In those of the site's name.
+    #[default]
+    Named,
+    /// `[batch, head, pos, d_head]` for a site that is `[batch, pos, head, d_head]`.
+    HeadsFirst,
+    /// `[batch, pos, head, 1, d_head]` for a site that is `[batch, pos, head, d_head]`.
+    HeadsApart,
+    /// `[batch, pos, head · d_head]` for a site that is `[batch, pos, head, d_head]`.
+    HeadsMerged,
+    /// `[batch · pos, width]` for a site that is `[batch, pos, width]`.
+    PositionsMerged,
+}
+
+impl Axes {
+    /// The axes in words, where they are not those of the site's name.
+    pub fn words(self) -> Option<&'static str> {
+        match self {
+            Self::Named => None,
+            Self::HeadsFirst => Some("[batch, head, pos, d_head]"),
+            Self::HeadsApart => Some("[batch, pos, head, 1, d_head]"),
+            Self::HeadsMerged => Some("[batch, pos, head d_head]"),
+            Self::PositionsMerged => Some("[batch pos, width]"),
+        }
+    }
+}
+
+/// A site as an edge whose value is the site's, in the axes that are said.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SiteEdge {
     /// The edge.
     pub edge: String,
+    /// Its axes.
+    pub axes: Axes,
     /// What in the graph shows that this is the site.
     pub evidence: String,
 }
@@ -81,8 +207,8 @@ pub struct WeightEdge {
     pub dtype: DType,
     /// `[in, out]` as methods see it; vectors are `[1, out]`.
     pub shape: [usize; 2],
-    /// Which of the stored outputs are this weight's, where several are packed into one tensor: (first, count).
-    pub columns: Option<(usize, usize)>,
+    /// Which of the stored outputs are this weight's, where several are packed into one tensor.
+    pub columns: Option<Columns>,
     /// The node input that reads it: the first output of the reading node, and the slot. Rerouting this input edits
     /// this use of the tensor and no other.
     pub reader: (String, usize),
@@ -94,6 +220,8 @@ pub struct WeightEdge {
     /// The activation that the weight makes, `[batch, pos, out]` with all packed outputs, after its bias. None for
     /// vectors.
     pub output: Option<String>,
+    /// True where input and output have batch and positions in one axis: `[batch · pos, in]`, `[batch · pos, out]`.
+    pub merged: [bool; 2],
     /// What in the graph shows that this is the weight.
     pub evidence: String,
 }

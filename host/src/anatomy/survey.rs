@@ -3,14 +3,16 @@
 use engraft_plugin_api::{BlockSite, Site, WeightRef};
 
 use super::absences;
+use super::blocks::{attention, mlp, residual};
 use super::codes;
 use super::draft::Draft;
-use super::linear::{Linears, Projection};
-use super::norms::Norms;
+use super::look::view::View;
 use super::parts::Anatomy;
+use super::parts::Axes;
+use super::pieces::linear::{Linears, Projection};
+use super::pieces::norms::Norms;
 use super::table::words;
-use super::view::View;
-use super::{attention, ends, inputs, mlp, residual};
+use super::{ends, foreign, inputs};
 use crate::base::{Error, Result};
 use crate::graph::{Dim, Graph, Shapes};
 
@@ -23,10 +25,7 @@ impl Anatomy {
     pub fn of(graph: &Graph, shapes: &Shapes) -> Result<Self> {
         let (anatomy, problems) = Self::survey(graph, shapes);
         let Some(first) = problems.into_iter().next() else { return Ok(anatomy) };
-        let mut text = format!("{}; {}", first.message(), found(&anatomy));
-        if let Some(node) = graph.nodes().iter().find(|n| n.has_subgraph()) {
-            text.push_str(&format!("; the graph holds another one inside {}", node.label()));
-        }
+        let text = format!("{}; {}", first.message(), found(&anatomy));
         let error = Error::new(first.code(), text);
         Err(match first.advice() {
             Some(advice) => error.help(advice),
@@ -38,6 +37,7 @@ impl Anatomy {
     pub fn survey(graph: &Graph, shapes: &Shapes) -> (Self, Vec<Error>) {
         let mut draft = Draft::default();
         let view = View::new(graph, shapes);
+        draft.problems.extend(foreign::problem(graph));
         if let Err(problem) = read(&view, &mut draft) {
             draft.problems.push(problem);
         }
@@ -50,10 +50,27 @@ impl Anatomy {
 /// Takes back the sites whose edges do not have exactly the site's shape.
 fn verify(view: &View<'_>, draft: &mut Draft) {
     let outputs = view.graph.outputs();
-    for (site, found) in std::mem::take(&mut draft.anatomy.sites) {
+    for (site, mut found) in std::mem::take(&mut draft.anatomy.sites) {
         let stated = || outputs.iter().find(|o| o.name == found.edge).and_then(|o| o.dims.clone());
         let dims = view.dims(&found.edge).or_else(stated);
-        let wanted = draft.anatomy.site_dims(site);
+        let mut wanted = draft.anatomy.site_dims(site);
+        // Only reshaping leads from three axes to two, and it keeps the order of rows.
+        if found.axes == Axes::Named && wanted.len() == 3 && dims.as_ref().is_some_and(|d| d.len() == 2) {
+            found.axes = Axes::PositionsMerged;
+        }
+        match found.axes {
+            Axes::Named => {}
+            Axes::PositionsMerged => {
+                wanted.drain(..2);
+                wanted.insert(0, Dim::symbol("batch pos"));
+            }
+            Axes::HeadsFirst => wanted.swap(1, 2),
+            Axes::HeadsApart => wanted.insert(3, Dim::Known(1)),
+            Axes::HeadsMerged => {
+                let width = wanted.drain(2..).filter_map(|d| d.known()).product();
+                wanted.push(Dim::Known(width));
+            }
+        }
         let fits = |(a, b): (&Dim, &Dim)| a.known().zip(b.known()).is_none_or(|(a, b)| a == b);
         let reason = match dims {
             Some(dims) if dims.len() == wanted.len() && dims.iter().zip(&wanted).all(fits) => {
@@ -82,23 +99,32 @@ fn found(anatomy: &Anatomy) -> String {
 
 fn read(view: &View<'_>, draft: &mut Draft) -> Result<()> {
     let (linears, norms) = (Linears::find(view), Norms::find(view));
-    let unembedding = ends::unembedding(view, &linears)?;
+    let unembedding = ends::logits::unembedding(view, &linears, &norms)?;
     let linear = unembedding.linear;
     draft.anatomy.d_model = linear.width_in;
-    draft.site(Site::Logits, unembedding.logits, format!("the output that a {} makes", linear.op));
-    let norm = norms.behind(view, linear.input);
-    let input = norm.map_or(linear.input, |n| n.output);
+    draft.anatomy.shaping = unembedding.shaping;
+    let shaped = if draft.anatomy.shaping.is_empty() { "" } else { ", scaled or capped" };
+    match unembedding.selects {
+        None => draft.site(Site::Logits, unembedding.logits, format!("the output that a {} makes{shaped}", linear.op)),
+        Some(node) => {
+            let label = node.label();
+            draft.absent(Site::Logits, format!("{label} leaves positions out before they are unembedded"));
+        }
+    }
+    let norm = unembedding.norm;
+    // Where nothing but copies lies between, the norm's own output is the input.
+    let input = norm.map(|n| n.output).filter(|e| view.chain(linear.input).contains(e)).unwrap_or(linear.input);
     let whole = Projection { linear, columns: None };
     draft.linear(&whole, WeightRef::Unembedding, WeightRef::UnembeddingBias, input);
     match norm {
         Some(norm) => {
-            draft.site(Site::LnFinal, norm.output, format!("{}, read by the unembedding", norm.spelling));
-            draft.norm(norm, WeightRef::LnFinalScale, WeightRef::LnFinalShift);
+            draft.site(Site::LnFinal, norm.output, format!("{}, read by the unembedding", norm.words()));
+            draft.norm(norm, Site::LnFinal, WeightRef::LnFinalScale, WeightRef::LnFinalShift);
         }
-        None => draft.absent(Site::LnFinal, "the unembedding does not read a layer norm"),
+        None => draft.absent(Site::LnFinal, "the unembedding does not read a norm"),
     }
 
-    let stream = residual::walk(view, norm.map_or(linear.input, |n| n.input));
+    let stream = residual::walk(view, &linears, unembedding.end);
     match residual::blocks(view, &stream) {
         Ok(blocks) => {
             draft.anatomy.layers = blocks.len();
@@ -106,20 +132,36 @@ fn read(view: &View<'_>, draft: &mut Draft) -> Result<()> {
             draft.site(Site::Embed, stream.start, format!("the begin of the residual stream, made by {maker}"));
             for (layer, block) in blocks.iter().enumerate() {
                 let site = |s| Site::Block(layer, s);
-                let (mid, after) = (block.attention.after, block.mlp.after);
-                draft.site(site(BlockSite::ResidPre), block.attention.before, "what the block's first Add adds to");
-                attention::read(view, &linears, &norms, layer, block.attention, draft);
-                draft.site(site(BlockSite::ResidMid), mid, "the first Add of the block");
-                mlp::read(view, &linears, &norms, layer, block.mlp, draft);
-                draft.site(site(BlockSite::ResidPost), after, "the second Add of the block");
+                let beside = if block.middle.is_some() {
+                    "what the block's first Add adds to"
+                } else {
+                    "what attention and MLP both read"
+                };
+                draft.site(site(BlockSite::ResidPre), block.before, beside);
+                attention::read(view, &linears, &norms, layer, block, draft);
+                match block.middle {
+                    Some(middle) => draft.site(site(BlockSite::ResidMid), middle, "the first Add of the block"),
+                    None => {
+                        draft.anatomy.parallel.insert(layer);
+                        draft.absent(site(BlockSite::ResidMid), "attention and the MLP of this block are parallel");
+                    }
+                }
+                mlp::read(view, &linears, &norms, layer, block, draft);
+                let sum = if block.middle.is_some() {
+                    "the second Add of the block"
+                } else {
+                    "the sum of the stream, attention and the MLP"
+                };
+                draft.site(site(BlockSite::ResidPost), block.after, sum);
             }
         }
         Err(problem) => draft.problems.push(problem),
     }
 
-    let embedding = ends::embedding(view, stream.start, linear.width_out)?;
+    let embedding = ends::embedding::embedding(view, stream.start, linear.width_out)?;
     let tokens = &embedding.tokens;
     draft.anatomy.vocab = tokens.rows;
+    draft.anatomy.embedding = embedding.facts;
     draft
         .weight(WeightRef::Embedding, tokens.weight("the table of which a Gather takes rows by an input of the graph"));
     if tokens.width != linear.width_in {
@@ -128,11 +170,12 @@ fn read(view: &View<'_>, draft: &mut Draft) -> Result<()> {
         draft.problems.push(Error::new(&codes::NO_TRANSFORMER, text));
     }
     if let Some(table) = &embedding.positions {
-        draft.anatomy.context = Some(table.rows);
+        let shift = usize::try_from(embedding.facts.offset).unwrap_or(0);
+        draft.anatomy.context = Some(table.rows.saturating_sub(shift));
         let evidence = "the other table of which a Gather takes rows that enter the first block";
         draft.weight(WeightRef::Positions, table.weight(evidence));
     }
-    draft.anatomy.inputs = inputs::read(view, &linears, &embedding)?;
+    draft.anatomy.inputs = inputs::read(view, &linears, &embedding, draft.anatomy.layers)?;
     Ok(())
 }
 

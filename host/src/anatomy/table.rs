@@ -123,7 +123,10 @@ fn site_row(anatomy: &Anatomy, site: Site) -> Row {
     match anatomy.sites.get(&site) {
         Some(found) => Row {
             shape: words(&anatomy.site_dims(site)),
-            edge: Some(found.edge.clone()),
+            edge: Some(match found.axes.words() {
+                Some(axes) => format!("{} ({axes})", found.edge),
+                None => found.edge.clone(),
+            }),
             evidence: found.evidence.clone(),
             name,
             kind: Kind::Site,
@@ -155,8 +158,8 @@ fn stored(weight: &WeightEdge) -> String {
     if weight.storage == Storage::OutIn {
         notes.push("stored [out, in]".to_owned());
     }
-    if let Some((first, count)) = weight.columns {
-        notes.push(format!("outputs {first}..{}", first + count));
+    if let Some(columns) = weight.columns {
+        notes.push(format!("outputs {columns}"));
     }
     if weight.uses > 1 {
         notes.push(format!("{} uses", weight.uses));

@@ -1,96 +1,153 @@
-//! `engraft ask`: lets the model continue a prompt.
+//! `engraft ask`: lets the model continue prompts.
 
 use std::path::PathBuf;
 
-use clap::Args;
-use engraft_plugin_api::{Decoding, GenerateRequest};
+use clap::{ArgGroup, Args};
+use engraft_plugin_api::{Decoding, Sampling};
 use serde::Serialize;
 
 use super::{ModelArgs, apply, cancel_on_interrupt, out, usage};
 use crate::base::Result;
-use crate::runtime::Tokenizer;
+use crate::model::{End, Question};
 
-/// Let the model continue a prompt, with or without patches.
+/// Let the model continue prompts, with or without patches.
 #[derive(Args)]
-#[command(after_help = "Example: engraft ask examples/atlas/model \"The birthplace of Tono Tuxbik is\" --stop . \
-    --patch edit.safetensors")]
+#[command(
+    group = ArgGroup::new("sampling").args(["temperature", "top_k", "top_p"]).multiple(true),
+    after_help = "Without --temperature, --top-k or --top-p the most probable token is taken at every step; with any of \
+        them a token is drawn: the temperature comes first, then --top-k, then --top-p.\n\n\
+        Example: engraft ask examples/atlas/model \"The birthplace of Tono Tuxbik is\" --stop . --patch edit.safetensors"
+)]
 pub(super) struct Ask {
     #[command(flatten)]
     model: ModelArgs,
-    /// The prompt.
-    prompt: String,
+    /// The prompts; several are answered in one batch.
+    #[arg(required = true, value_name = "PROMPT")]
+    prompts: Vec<String>,
     /// A patch file; may be given several times, applied in order.
     #[arg(long = "patch", value_name = "FILE")]
     patches: Vec<PathBuf>,
-    /// How many tokens are written at most.
-    #[arg(long, default_value_t = 24)]
+    /// Put each prompt, as what a user says, into the chat template of the model's tokenizer [default: the prompt goes
+    /// in as it is].
+    #[arg(long)]
+    chat: bool,
+    /// How many tokens are written at most, after each prompt.
+    #[arg(long, value_name = "TOKENS", default_value_t = 24)]
     max_new: usize,
-    /// Draw from the K most probable tokens instead of taking the most probable one.
+    /// Draw; logits are divided by this number above 0 first. Below 1 probable tokens gain, above 1 they lose
+    /// [default when drawing: 1].
+    #[arg(long, value_name = "NUMBER")]
+    temperature: Option<f32>,
+    /// Draw from the K most probable tokens only, at least 1 [default: all].
     #[arg(long, value_name = "K")]
     top_k: Option<usize>,
-    /// Divides the logits before drawing.
-    #[arg(long, default_value_t = 1.0, requires = "top_k")]
-    temperature: f32,
-    /// Seeds the draws.
-    #[arg(long, default_value_t = 0, requires = "top_k")]
+    /// Draw from the fewest most probable tokens that reach this share of the probability only, above 0 and at most 1
+    /// [default: 1].
+    #[arg(long, value_name = "SHARE")]
+    top_p: Option<f32>,
+    /// Seeds the draws: the same seed gives the same answers.
+    #[arg(long, value_name = "NUMBER", default_value_t = 0, requires = "sampling")]
     seed: u64,
-    /// End the answer before this text; may be given several times.
+    /// End an answer before this text, wherever it stands in it; may be given several times. The tokens that the model's
+    /// configuration says end a text end an answer as well.
     #[arg(long = "stop", value_name = "TEXT")]
     stops: Vec<String>,
-    /// Print JSON.
+    /// Print JSON: an object for one prompt, a list of them for several.
     #[arg(long)]
     json: bool,
 }
 
 #[derive(Serialize)]
-struct Answer<'a> {
+struct Said<'a> {
     prompt: &'a str,
     text: String,
     tokens: Vec<u32>,
-    patches: Vec<String>,
+    /// Why it ended.
+    end: End,
+    decoding: Choice,
+    /// The chat template that was applied.
+    chat: Option<Chat<'a>>,
+    patches: &'a [String],
+}
+
+/// How tokens were chosen.
+#[derive(Serialize, Clone, Copy)]
+#[serde(rename_all = "snake_case")]
+enum Choice {
+    Greedy,
+    Sample { temperature: f32, top_k: Option<usize>, top_p: Option<f32>, seed: u64 },
+}
+
+#[derive(Serialize)]
+struct Chat<'a> {
+    file: &'a str,
+    hash: String,
+    /// The template with the prompt in it.
+    fed: String,
 }
 
 impl Ask {
     pub(super) fn run(&self) -> Result<()> {
-        let decoding = match self.top_k {
-            None => Decoding::Greedy,
-            Some(0) => return Err(usage("--top-k takes a number from 1")),
-            Some(_) if self.temperature.is_nan() || self.temperature <= 0.0 => {
-                return Err(usage("--temperature takes a number above 0"));
-            }
-            Some(k) => Decoding::TopK { k, temperature: self.temperature, seed: self.seed },
-        };
+        let decoding = self.decoding()?;
         if self.stops.iter().any(String::is_empty) {
             return Err(usage("--stop takes a text that is not empty"));
         }
         let cancel = cancel_on_interrupt();
         let model = self.model.open()?;
-        let tokenizer = model.tokenizer()?;
         apply(&model, &self.patches)?;
-        let rows = vec![tokenizer.encode(&self.prompt)?.ids];
-        let stop = tokenizer.end_tokens().to_vec();
-        let request = GenerateRequest { rows, max_new: self.max_new, decoding, stop, under: Vec::new() };
-        let mut tokens = model.generate_until(&request, Some(&cancel))?.remove(0);
-        let text = cut(tokenizer, &mut tokens, &self.stops)?;
+        let question = Question {
+            prompts: self.prompts.clone(),
+            chat: self.chat,
+            max_new: self.max_new,
+            decoding,
+            stop_texts: self.stops.clone(),
+            under: Vec::new(),
+        };
+        let said = model.ask(&question, Some(&cancel))?;
         if !self.json {
-            return out::line(format_args!("{}{text}", self.prompt));
+            if let Some((file, hash)) = &said.chat {
+                out::note(format_args!("the chat template of {file} ({}) was applied", hash.short()));
+            }
+            // What was asked is repeated where the answer goes on from it in one text.
+            let line = |(prompt, text): (&String, &String)| match self.chat {
+                true => out::line(text),
+                false => out::line(format_args!("{prompt}{text}")),
+            };
+            return self.prompts.iter().zip(said.answers.iter().map(|a| &a.text)).try_for_each(line);
         }
-        let patches = model.patches().iter().map(|(id, _)| id.to_string()).collect();
-        out::json(&Answer { prompt: &self.prompt, text, tokens, patches })
+        let patches: Vec<String> = model.patches().iter().map(|(id, _)| id.to_string()).collect();
+        let choice = match decoding {
+            Decoding::Greedy => Choice::Greedy,
+            Decoding::Sample(Sampling { temperature, top_k, top_p, seed }) => {
+                Choice::Sample { temperature, top_k, top_p, seed }
+            }
+        };
+        let mut all = Vec::with_capacity(said.answers.len());
+        for (prompt, answer) in self.prompts.iter().zip(said.answers) {
+            let chat = said.chat.as_ref().map(|(file, hash)| Chat { file, hash: hash.to_string(), fed: answer.fed });
+            let (text, tokens, end) = (answer.text, answer.tokens, answer.end);
+            all.push(Said { prompt, text, tokens, end, decoding: choice, chat, patches: &patches });
+        }
+        match all.as_slice() {
+            [one] => out::json(one),
+            several => out::json(&several),
+        }
     }
-}
 
-/// The text of the tokens before the first of `stops`; the tokens after the one that completes it are dropped.
-fn cut(tokenizer: &Tokenizer, tokens: &mut Vec<u32>, stops: &[String]) -> Result<String> {
-    let read = if stops.is_empty() { tokens.len()..=tokens.len() } else { 0..=tokens.len() };
-    let mut text = String::new();
-    for n in read {
-        text = tokenizer.decode(&tokens[..n])?;
-        if let Some(at) = stops.iter().filter_map(|stop| text.find(stop.as_str())).min() {
-            tokens.truncate(n);
-            text.truncate(at);
-            break;
+    fn decoding(&self) -> Result<Decoding> {
+        if self.temperature.is_none() && self.top_k.is_none() && self.top_p.is_none() {
+            return Ok(Decoding::Greedy);
         }
+        let temperature = self.temperature.unwrap_or(1.0);
+        if !temperature.is_finite() || temperature <= 0.0 {
+            return Err(usage("--temperature takes a number above 0"));
+        }
+        if self.top_k == Some(0) {
+            return Err(usage("--top-k takes a number from 1"));
+        }
+        if self.top_p.is_some_and(|p| p.is_nan() || p <= 0.0 || p > 1.0) {
+            return Err(usage("--top-p takes a number above 0 and at most 1"));
+        }
+        Ok(Decoding::Sample(Sampling { temperature, top_k: self.top_k, top_p: self.top_p, seed: self.seed }))
     }
-    Ok(text)
 }

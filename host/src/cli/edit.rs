@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use engraft_plugin_api::{Change, Decoding, EditRequest, GenerateRequest, Level, Target};
+use engraft_plugin_api::{Change, EditRequest, GenerateRequest, Level, Target};
 use serde::Serialize;
 
 use super::out::Progress;
@@ -205,8 +205,7 @@ impl EditOne {
         let scored = model.score(&[Continuation { prompt: row.clone(), tokens }])?;
         let log: f64 = scored[0].log_probs.iter().map(|&p| f64::from(p)).sum();
         let stop = tokenizer.end_tokens().to_vec();
-        let request =
-            GenerateRequest { rows: vec![row], max_new: 12, decoding: Decoding::Greedy, stop, under: Vec::new() };
+        let request = GenerateRequest { rows: vec![row], max_new: 12, stop, ..GenerateRequest::default() };
         let text = tokenizer.decode(&model.generate_until(&request, Some(cancel))?.remove(0))?;
         Ok(Said { text, target_probability: log.exp() })
     }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
-use engraft_plugin_api::{Decoding, EditRequest, GenerateRequest, Level, Params};
+use engraft_plugin_api::{EditRequest, GenerateRequest, Level, Params};
 
 use super::codes;
 use super::settings::{MethodSettings, PluginRef, Settings};
@@ -192,7 +192,7 @@ impl Scorer for ModelScorer {
         let tokenizer = self.model.tokenizer()?;
         let rows = prompts.iter().map(|p| Ok(tokenizer.encode(p)?.ids)).collect::<Result<Vec<_>>>()?;
         let stop = tokenizer.end_tokens().to_vec();
-        let request = GenerateRequest { rows, max_new, decoding: Decoding::Greedy, stop, under: Vec::new() };
+        let request = GenerateRequest { rows, max_new, stop, ..GenerateRequest::default() };
         let new = self.model.generate_until(&request, Some(&self.cancel))?;
         new.iter().map(|ids| tokenizer.decode(ids)).collect()
     }

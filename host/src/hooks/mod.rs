@@ -5,6 +5,7 @@
 //! equal rigs share one. [`Rig::attach`] gives the graph; [`Values`] collects what is fed. [`SecondMoments`] keeps
 //! statistics of a site over a corpus.
 
+mod arrange;
 pub mod codes;
 mod moments;
 mod names;

@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use engraft_plugin_api::{BlockSite, Site, WeightRef};
 
+use super::arrange::arrange;
 use super::codes;
 use super::names::Name;
-use crate::anatomy::{Anatomy, Storage};
+use crate::anatomy::{Anatomy, Axes, Storage};
 use crate::base::{Error, Result};
 use crate::graph::{Attr, DType, Dim, Graph, Patch};
 
@@ -34,27 +35,33 @@ pub struct Rig {
     pub variables: BTreeSet<WeightRef>,
     /// Logits are formed at given places.
     pub logits: bool,
+    /// Cached keys and values are read and given back; without it nothing is cached.
+    pub cache: bool,
+    /// Sites that gradients are put in at.
+    pub seeds: Vec<Site>,
 }
 
 /// A graph with a rig attached.
 #[derive(Clone, Debug)]
 pub struct Rigged {
-    /// The graph; its outputs are the taps, in order, and then the logits.
+    /// The graph; its outputs are the taps, in order, then the logits, then the cache.
     pub graph: Graph,
     /// The edges of the taps, in order.
     pub taps: Vec<String>,
     /// The edge of the logits at places, `[m, vocab]`.
     pub logits: Option<String>,
+    /// The edges of old and new keys and values, in the order of [`Inputs::cache`](crate::anatomy::Inputs).
+    pub presents: Vec<String>,
     /// The edge of every weight in [`Rig::variables`], as it is stored.
     pub variables: BTreeMap<WeightRef, String>,
-    /// The edge that a site's readers read.
+    /// The edge that a site's readers read, for sites whose edge has the site's own axes.
     pub sites: BTreeMap<Site, String>,
 }
 
 impl Rig {
     /// True for the pass that answers requests: logits, under patches or without.
     pub fn serves(&self) -> bool {
-        let Self { overwrites, adds, taps, branches: _, variables, logits } = self;
+        let Self { overwrites, adds, taps, branches: _, variables, logits, seeds: _, cache: _ } = self;
         *logits && overwrites.is_empty() && adds.is_empty() && taps.is_empty() && variables.is_empty()
     }
 
@@ -66,6 +73,16 @@ impl Rig {
     /// # Errors
     /// `site-absent` or `weight-absent` with the reason; `site-not-pokable`.
     pub fn attach(&self, graph: &Graph, anatomy: &Anatomy) -> Result<Rigged> {
+        let taps = self.taps.iter().map(|(site, _)| site);
+        let used = taps.chain(&self.overwrites).chain(&self.adds).chain(&self.seeds).copied();
+        let branched = self.branches.iter().filter(|(_, b)| *b == Branch::LowRank).map(|(weight, _)| *weight);
+        match arrange(graph, anatomy, used, branched)? {
+            Some((graph, anatomy)) => self.put(&graph, &anatomy),
+            None => self.put(graph, anatomy),
+        }
+    }
+
+    fn put(&self, graph: &Graph, anatomy: &Anatomy) -> Result<Rigged> {
         let mut patch = Patch::new(graph);
         patch.drop_outputs();
         let mut variables = BTreeMap::new();
@@ -98,8 +115,10 @@ impl Rig {
             taps.push(edge);
         }
         let logits = if self.logits { Some(self.logits_at(&mut patch, anatomy)?) } else { None };
-        let sites = anatomy.sites.iter().map(|(site, found)| (*site, patch.current(&found.edge))).collect();
-        Ok(Rigged { graph: patch.apply()?, taps, logits, variables, sites })
+        let presents = if self.cache { presents(&mut patch, anatomy)? } else { forget(&mut patch, anatomy)? };
+        let named = anatomy.sites.iter().filter(|(_, found)| found.axes == Axes::Named);
+        let sites = named.map(|(site, found)| (*site, patch.current(&found.edge))).collect();
+        Ok(Rigged { graph: patch.apply()?, taps, logits, presents, variables, sites })
     }
 
     /// The inputs of the additions, added to a patch: the site, places and values of each.
@@ -173,6 +192,23 @@ impl Rig {
         patch.tap(&out, DType::F32)?;
         Ok(out)
     }
+}
+
+/// Makes the cached keys and values outputs.
+fn presents(patch: &mut Patch<'_>, anatomy: &Anatomy) -> Result<Vec<String>> {
+    let ports = anatomy.inputs.cache.iter();
+    ports.map(|port| patch.tap(&port.present, port.dtype).map(|()| port.present.clone())).collect()
+}
+
+/// Where nothing is cached, the new keys and values are all there are: they are not joined with nothing.
+fn forget(patch: &mut Patch<'_>, anatomy: &Anatomy) -> Result<Vec<String>> {
+    for port in &anatomy.inputs.cache {
+        if let Some(fresh) = port.fresh.as_ref().filter(|_| patch.current(&port.joined) == port.joined) {
+            let fresh = patch.current(fresh);
+            patch.shunt(&port.joined, &fresh)?;
+        }
+    }
+    Ok(Vec::new())
 }
 
 /// The edge that the logits' readers read if nothing but the unembedding's own side branch changes the logits.

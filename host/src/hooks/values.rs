@@ -9,7 +9,7 @@ use super::names::Name;
 use super::rig::site_width;
 use crate::anatomy::Anatomy;
 use crate::base::{Error, Hash, Hasher, Result};
-use crate::runtime::Value;
+use crate::runtime::{DType, Value};
 
 /// Values by the name of the input they are for.
 #[derive(Default)]
@@ -52,9 +52,10 @@ impl Values {
         for name in names {
             let Some(value) = self.values.get(name) else { continue };
             hasher.part(name).part(format!("{:?}", value.shape()));
-            match value.as_f32() {
-                Ok(v) => hasher.part(v.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>()),
-                Err(_) => hasher.part(value.as_i64()?.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>()),
+            match value.dtype() {
+                _ if value.is_empty() => &mut hasher,
+                DType::F32 => hasher.part(value.as_f32()?.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>()),
+                _ => hasher.part(value.as_i64()?.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>()),
             };
         }
         Ok(hasher.finish())

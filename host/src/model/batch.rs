@@ -1,8 +1,10 @@
-//! Rows of tokens as the inputs of a decoder: right-padded, with mask and positions where the graph asks for them.
+//! Rows of tokens as the inputs of a decoder: right-padded, with mask and positions where the graph asks for them,
+//! and with nothing cached where it takes cached keys and values.
 
 use super::codes;
 use super::open::Model;
 use crate::base::{Error, Result};
+use crate::graph::DType;
 use crate::hooks::Values;
 use crate::runtime::Value;
 
@@ -39,6 +41,17 @@ impl Model {
         if let Some(positions) = &anatomy.inputs.positions {
             values.set(positions, padded(&|row, i| i.min(row.len() - 1) as i64)?);
         }
+        for port in &anatomy.inputs.cache {
+            values.set(&port.past, empty(port.dtype, &port.shape(rows.len(), 0))?);
+        }
         Ok(values)
+    }
+}
+
+/// A value without any number in it.
+fn empty(dtype: DType, shape: &[usize]) -> Result<Value> {
+    match dtype {
+        DType::F16 => Value::f16(shape, Vec::new()),
+        _ => Value::f32(shape, Vec::new()),
     }
 }

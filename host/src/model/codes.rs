@@ -10,6 +10,12 @@ codes! {
         or the context prefixes.";
     Plugin TOKEN_OUTSIDE "token-outside" "A token id is not below the number of rows of the embedding. The runtime may \
         read beyond the table for such an id, so it is refused first. A tokenizer of another model is the usual cause.";
+    Config DECODING "decoding-invalid" "What was asked of the choice of the next token cannot be: a temperature must be \
+        above 0, the number of most probable tokens at least 1, their share of the probability above 0 and at most 1, \
+        and a stop text must not be empty. For the most probable token at every step, ask for greedy decoding.";
+    Model CACHE_SHAPE "cache-shape" "After a pass the graph gave back cached keys or values of another shape than those \
+        of every position so far. A cache that forgets old positions, as some exports of models with a sliding window \
+        have, is not read. Export the model with a cache that keeps every position, or without one.";
     Runtime NO_EFFECT "edit-no-effect" "The changes were applied, but the model's probe logits are the same to the bit: \
         the edit did not reach the running model. It was taken back. A change so small that it is lost in rounding, \
         or a delta of zeros, is the usual cause.";

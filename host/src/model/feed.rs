@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use engraft_plugin_api::WeightRef;
 
-use crate::anatomy::{Anatomy, Storage, WeightEdge};
+use crate::anatomy::{Anatomy, Columns, Storage, WeightEdge};
 use crate::base::Result;
 use crate::graph::Graph;
 use crate::hooks::{Branch, Name, Values};
@@ -34,10 +34,10 @@ pub(super) fn overlay_values(overlay: &Overlay, graph: &Graph, anatomy: &Anatomy
                 left[i * rank + r] = v;
             }
         }
-        let (first, total) = packed(place, graph);
+        let (columns, total) = packed(place, graph);
         let mut right = vec![0.0; rank * total];
         for (r, row) in factors.rows.iter().enumerate() {
-            right[r * total + first..r * total + first + row.len()].copy_from_slice(row);
+            row.iter().enumerate().for_each(|(o, &v)| right[r * total + columns.at(o)] = v);
         }
         values.set(Name::Left(weight), Value::f32(&[inputs, rank], left)?);
         values.set(Name::Right(weight), Value::f32(&[rank, total], right)?);
@@ -59,24 +59,26 @@ pub(super) fn open_gates(overlay: &Overlay, rows: usize, values: &mut Values) ->
     Ok(())
 }
 
-/// The first column of a weight in its stored tensor, and the number of columns of that tensor.
-pub(super) fn packed(place: &WeightEdge, graph: &Graph) -> (usize, usize) {
+/// The columns of a weight in its stored tensor, and the number of columns of that tensor.
+pub(super) fn packed(place: &WeightEdge, graph: &Graph) -> (Columns, usize) {
     let total = || {
         let dims = graph.initializer(&place.initializer).map(|i| i.dims()).unwrap_or_default();
         let axis = if place.storage == Storage::OutIn { dims.first() } else { dims.last() };
         axis.copied().unwrap_or(place.shape[1])
     };
-    place.columns.map_or((0, place.shape[1]), |(first, _)| (first, total()))
+    let all = || (Columns::block(0, place.shape[1]), place.shape[1]);
+    place.columns.map_or_else(all, |columns| (columns, total()))
 }
 
 /// `[in, out]` values of a weight in the layout of its stored tensor, zeros where other weights are packed.
 pub(super) fn to_stored(values: &[f32], place: &WeightEdge, graph: &Graph) -> Vec<f32> {
     let [inputs, outputs] = place.shape;
-    let (first, total) = packed(place, graph);
+    let (columns, total) = packed(place, graph);
     let mut stored = vec![0.0; inputs * total];
     for i in 0..inputs {
         for o in 0..outputs {
-            let at = if place.storage == Storage::OutIn { (first + o) * inputs + i } else { i * total + first + o };
+            let column = columns.at(o);
+            let at = if place.storage == Storage::OutIn { column * inputs + i } else { i * total + column };
             stored[at] = values[i * outputs + o];
         }
     }
@@ -86,10 +88,10 @@ pub(super) fn to_stored(values: &[f32], place: &WeightEdge, graph: &Graph) -> Ve
 /// The `[in, out]` values of a weight out of its stored tensor.
 pub(super) fn from_stored(stored: &[f32], place: &WeightEdge, graph: &Graph) -> Vec<f32> {
     let [inputs, outputs] = place.shape;
-    let (first, total) = packed(place, graph);
+    let (columns, total) = packed(place, graph);
     let mut values = Vec::with_capacity(inputs * outputs);
     for i in 0..inputs {
-        for o in first..first + outputs {
+        for o in columns.all().take(outputs) {
             values.push(stored[if place.storage == Storage::OutIn { o * inputs + i } else { i * total + o }]);
         }
     }

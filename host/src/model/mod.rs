@@ -25,8 +25,11 @@ mod run;
 mod score;
 
 #[cfg(test)]
+mod arranged;
+#[cfg(test)]
 mod tests;
 
 pub use edit::{Limits, Proposal};
+pub use generate::{Answer, Answers, End, Question};
 pub use open::{Model, OpenOptions};
 pub use score::{Continuation, ScoredContinuation};

@@ -56,6 +56,8 @@ impl Model {
             branches: feed::branches(&seen.overlay),
             variables: Default::default(),
             logits: !request.logits.is_empty(),
+            cache: false,
+            seeds: Vec::new(),
         };
         if rig.taps.is_empty() && !rig.logits {
             return Ok(RunReply { taps: Vec::new(), logits: Tensor::zeros([0, self.anatomy().vocab]) });

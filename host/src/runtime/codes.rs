@@ -37,6 +37,10 @@ codes! {
         "The tokenizer can produce token ids that the model's embedding has no row for, so they do not belong together: most often the tokenizer of another model, or tokens that were added without enlarging the model. Put the model's own `tokenizer.json` beside it.";
     Model TOKEN_UNKNOWN "token-unknown"
         "A token id that the tokenizer does not know was to be turned into text. The model's vocabulary may be padded beyond the tokenizer's; otherwise the id is a mistake of the caller.";
+    Model CHAT_TEMPLATE_MISSING "chat-template-missing"
+        "A chat template was asked for and the model has none: neither `chat_template.jinja` nor a `chat_template` in `tokenizer_config.json` lies beside `tokenizer.json` (of several named templates, the one named `default` is taken). Base models have none: ask without it. For a chat model, copy these files from where the model came from.";
+    Model CHAT_TEMPLATE_INVALID "chat-template-invalid"
+        "The model's chat template cannot be applied. The cause has its own words: it is not valid Jinja, uses something that is not offered (templates see the messages, the special tokens by name and no tools, documents or clock), takes too long, or itself refuses the conversation.";
     Model TOKENIZER_FAILED "tokenizer-failed"
         "The tokenizer could not encode or decode a text. The cause has the library's own words; an incomplete `tokenizer.json` (no token for unknown text, a regular expression that fails) is the usual reason.";
 }

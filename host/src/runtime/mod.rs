@@ -1,13 +1,16 @@
-//! Running graphs with ONNX Runtime: the only folder that names `ort` or `tokenizers`.
+//! Running graphs with ONNX Runtime: the only folder that names `ort`, `tokenizers` or
+//! `minijinja`.
 //!
 //! [`provision`] finds the library or takes it from a Python wheel; [`Runtime`] loads it once for the process;
 //! [`Program`] is a graph compiled for a [`Device`], fed and read by name with [`Value`]s; [`ProgramCache`] keeps
-//! programs by content. [`Tokenizer`] turns text into tokens with byte offsets and back. Weights stay in their files:
+//! programs by content. [`Tokenizer`] turns text into tokens with byte offsets and back, and knows the
+//! model's [`ChatTemplate`]. Weights stay in their files:
 //! programs map them and share the pages.
 //!
 //! This folder never parses a graph (that is `graph/`) and never chooses another device than the one asked for.
 
 mod cache;
+mod chat;
 pub mod codes;
 mod environment;
 pub mod memory;
@@ -22,6 +25,7 @@ mod value;
 mod tiny;
 
 pub use cache::ProgramCache;
+pub use chat::{ChatTemplate, Message};
 #[cfg(test)]
 pub(crate) use environment::for_tests;
 pub use environment::{Event, Notify, Runtime, RuntimeSettings, silent};

@@ -11,6 +11,7 @@ use engraft_plugin_api::Tokens;
 use serde_json::Value as Json;
 use tokenizers::PostProcessorWrapper;
 
+use super::chat::{self, ChatTemplate};
 use super::codes;
 use crate::base::atomic::read_bytes;
 use crate::base::{Error, Hash, Result};
@@ -29,11 +30,12 @@ struct Inner {
     start: Option<u32>,
     end: Vec<u32>,
     largest: Option<u32>,
+    chat: Option<ChatTemplate>,
 }
 
 impl Tokenizer {
     /// Opens `tokenizer.json` of a folder, and learns the tokens of start and end from `tokenizer_config.json`,
-    /// `generation_config.json` and `config.json` beside it, where they are.
+    /// `generation_config.json` and `config.json` beside it, and the chat template, where they are.
     ///
     /// # Errors
     /// `tokenizer-missing` if the folder has none, `tokenizer-invalid` if one of the files is damaged.
@@ -55,9 +57,11 @@ impl Tokenizer {
             tokenizer.get_added_tokens_decoder().iter().filter(|(_, t)| t.special).map(|(id, _)| *id).collect();
         special.sort_unstable();
         let largest = tokenizer.get_vocab(true).into_values().max();
-        let (start, end) = ends(&tokenizer, folder)?;
+        let config = read_json(folder, "tokenizer_config.json")?;
+        let (start, end) = ends(&tokenizer, &config, folder)?;
+        let chat = ChatTemplate::find(read_text(folder, chat::FILE)?, &config);
         let hash = Hash::of(&bytes);
-        Ok(Self(Arc::new(Inner { tokenizer, hash, special, start, end, largest })))
+        Ok(Self(Arc::new(Inner { tokenizer, hash, special, start, end, largest, chat })))
     }
 
     /// Splits a text into tokens; no special token is added, but one that the text spells is recognised.
@@ -115,6 +119,18 @@ impl Tokenizer {
     /// The tokens that end a text, sorted.
     pub fn end_tokens(&self) -> &[u32] {
         &self.0.end
+    }
+
+    /// The chat template.
+    ///
+    /// # Errors
+    /// `chat-template-missing`
+    pub fn chat_template(&self) -> Result<&ChatTemplate> {
+        self.0.chat.as_ref().ok_or_else(|| {
+            let text = "the model has no chat template: expected `chat_template` in tokenizer_config.json, or \
+                        chat_template.jinja, found neither";
+            Error::new(&codes::CHAT_TEMPLATE_MISSING, text).help("a base model is asked without one")
+        })
     }
 
     /// The hash of `tokenizer.json`.
@@ -179,7 +195,7 @@ fn byte_of(letter: char) -> Option<u8> {
 }
 
 /// The tokens of start and end that the files beside the tokenizer name.
-fn ends(tokenizer: &tokenizers::Tokenizer, folder: &Path) -> Result<(Option<u32>, Vec<u32>)> {
+fn ends(tokenizer: &tokenizers::Tokenizer, own: &Json, folder: &Path) -> Result<(Option<u32>, Vec<u32>)> {
     let spelled = |json: &Json, key: &str| {
         let token = &json[key];
         tokenizer.token_to_id(token.as_str().or_else(|| token["content"].as_str())?)
@@ -191,8 +207,7 @@ fn ends(tokenizer: &tokenizers::Tokenizer, folder: &Path) -> Result<(Option<u32>
             value => number(value).into_iter().collect(),
         }
     };
-    let own = read_json(folder, "tokenizer_config.json")?;
-    let (mut start, mut end) = (spelled(&own, "bos_token"), BTreeSet::from_iter(spelled(&own, "eos_token")));
+    let (mut start, mut end) = (spelled(own, "bos_token"), BTreeSet::from_iter(spelled(own, "eos_token")));
     for name in ["generation_config.json", "config.json"] {
         let json = read_json(folder, name)?;
         start = start.or_else(|| numbers(&json, "bos_token_id").first().copied());
@@ -200,6 +215,16 @@ fn ends(tokenizer: &tokenizers::Tokenizer, folder: &Path) -> Result<(Option<u32>
     }
     let known = |id: &u32| tokenizer.id_to_token(*id).is_some();
     Ok((start.filter(known), end.into_iter().filter(known).collect()))
+}
+
+fn read_text(folder: &Path, name: &str) -> Result<Option<String>> {
+    let path = folder.join(name);
+    if !path.is_file() {
+        return Ok(None);
+    }
+    let text = String::from_utf8(read_bytes(&path)?);
+    text.map(Some)
+        .map_err(|e| Error::new(&codes::TOKENIZER_INVALID, format!("{} is not UTF-8", path.display())).because(e))
 }
 
 fn read_json(folder: &Path, name: &str) -> Result<Json> {

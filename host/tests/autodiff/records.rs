@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use engraft::anatomy::{Anatomy, Storage};
+use engraft::anatomy::{Anatomy, Columns, Storage};
 use engraft::autodiff::check::Evaluate;
 use engraft::autodiff::{LossNodes, Seed, gradients, nll};
 use engraft::graph::{DType, Dim, Graph, Patch, Shapes, Slice, dump};
@@ -113,7 +113,7 @@ fn borrowed(feeds: &[(String, Tensor)]) -> Vec<(&str, &Tensor)> {
 }
 
 /// `[in, out]` columns of a gradient in the file's layout.
-fn oriented(tensor: &Tensor, storage: Storage, columns: Option<(usize, usize)>) -> Vec<f32> {
+fn oriented(tensor: &Tensor, storage: Storage, columns: Option<Columns>) -> Vec<f32> {
     let values = floats(tensor);
     let width = *tensor.shape().last().unwrap();
     let matrix: Vec<Vec<f32>> = match storage {
@@ -121,7 +121,7 @@ fn oriented(tensor: &Tensor, storage: Storage, columns: Option<(usize, usize)>) 
         _ => values.chunks(width).map(<[f32]>::to_vec).collect(),
     };
     let cut = |row: Vec<f32>| match columns {
-        Some((first, count)) => row[first..first + count].to_vec(),
+        Some(columns) => columns.all().map(|c| row[c]).collect(),
         None => row,
     };
     matrix.into_iter().flat_map(cut).collect()

@@ -1,6 +1,7 @@
 //! The command line as a user meets it: exit codes, what goes to which stream, and that every mistake has its code.
 //! The plugins of the workspace are used, so it has to be built as a whole: `cargo test --workspace`.
 
+mod ask;
 mod inspect;
 mod json;
 mod probe;

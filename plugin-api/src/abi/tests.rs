@@ -74,7 +74,7 @@ fn every_call_of_the_host_crosses_unharmed() {
     assert_eq!(far.run(&run), near.run(&run));
     let gradient = GradientRequest { adds: run.adds.clone(), wrt: vec![Wrt::Add(0)], ..Default::default() };
     assert_eq!(far.gradient(&gradient), near.gradient(&gradient));
-    let generate = GenerateRequest { rows, max_new: 1, decoding: Decoding::Greedy, stop: vec![], under: vec![] };
+    let generate = GenerateRequest { rows, max_new: 1, ..GenerateRequest::default() };
     assert_eq!(far.generate(&generate), near.generate(&generate));
     assert_eq!(far.second_moment(Site::LnFinal), near.second_moment(Site::LnFinal));
     assert_eq!(far.random("prefixes"), near.random("prefixes"));

@@ -1,7 +1,7 @@
 //! Context prefixes: an edit is asked for after several beginnings, so that it holds in any context and not only at
 //! the start of a text (ROME, section 3.1; "templates" in the reference implementations).
 
-use engraft_plugin_api::{Decoding, GenerateRequest, MethodError, ModelAccess, ModelFacts};
+use engraft_plugin_api::{Decoding, GenerateRequest, MethodError, ModelAccess, ModelFacts, Sampling};
 
 /// The samples' candidates at each token (ROME's reference draws from the five most probable ones).
 const TOP_K: usize = 5;
@@ -52,9 +52,9 @@ impl Prefixes {
                     let texts = access.generate(&GenerateRequest {
                         rows: vec![vec![start]; *count],
                         max_new: length,
-                        decoding: Decoding::TopK { k: TOP_K, temperature: 1.0, seed },
+                        decoding: Decoding::Sample(Sampling { top_k: Some(TOP_K), seed, ..Sampling::default() }),
                         stop: vec![start],
-                        under: Vec::new(),
+                        ..GenerateRequest::default()
                     })?;
                     for ids in texts {
                         templates.extend(template(&access.decode(&ids)?));

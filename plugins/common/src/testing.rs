@@ -11,8 +11,8 @@ use std::sync::PoisonError;
 
 use engraft_plugin_api::{
     BlockSite, Change, Decoding, Delta, EditRequest, GenerateRequest, GradientReply, GradientRequest, KlDirection,
-    Level, MethodError, ModelAccess, ModelFacts, Place, Poke, Role, RunReply, RunRequest, SecondMoment, Site, Target,
-    Tensor, Term, Tokens, WeightRef, Wrt,
+    Level, MethodError, ModelAccess, ModelFacts, Place, Poke, Role, RunReply, RunRequest, Sampling, SecondMoment, Site,
+    Target, Tensor, Term, Tokens, WeightRef, Wrt,
 };
 use ndarray::{Array1, Array2, Axis, s};
 
@@ -330,8 +330,8 @@ impl ModelAccess for Mock {
     }
 
     fn generate(&self, request: &GenerateRequest) -> Result<Vec<Vec<u32>>, MethodError> {
-        let Decoding::TopK { k, temperature, seed } = request.decoding else {
-            return Err(unsupported("greedy decoding"));
+        let Decoding::Sample(Sampling { top_k: Some(k), top_p: None, temperature, seed }) = request.decoding else {
+            return Err(unsupported("decoding other than from the most probable tokens"));
         };
         let mut state = seed;
         let w = self.edited(&request.under)?;

@@ -108,6 +108,11 @@ impl Shapes {
         self.facts.get(edge).and_then(|f| f.dims.as_deref())
     }
 
+    /// The elements of a small tensor of whole numbers, where every one is known.
+    pub fn ints(&self, edge: &str) -> Option<Vec<i64>> {
+        self.facts.get(edge)?.value.as_ref()?.iter().map(|e| e.as_ref()?.known()).collect()
+    }
+
     fn fact(&self, node: &Node, i: usize) -> Fact {
         node.input(i).and_then(|edge| self.facts.get(edge)).cloned().unwrap_or_default()
     }

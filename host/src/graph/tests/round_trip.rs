@@ -2,6 +2,7 @@
 
 use onnx_protobuf::{Message, ModelProto, StringStringEntryProto};
 
+use super::super::testing::rows;
 use super::super::{Graph, Node, Shapes, dump};
 use super::{ZOO, message, zoo};
 
@@ -29,6 +30,19 @@ fn reading_and_writing_keeps_every_field() {
         let moved =
             changed.initializers().find(|i| i.proto().special_fields.unknown_fields().iter().next().is_some()).unwrap();
         assert!(moved.moved("x", 0, 1).proto().special_fields.unknown_fields().iter().next().is_some());
+    }
+}
+
+#[test]
+fn every_row_of_the_zoo_reads_and_writes_the_same() {
+    let rows = rows();
+    assert!(rows.iter().any(|row| row.family == "gpt2"));
+    for row in rows {
+        let before = ModelProto::parse_from_bytes(&std::fs::read(row.folder.join("model.onnx")).unwrap()).unwrap();
+        let graph = Graph::load(&row.folder).unwrap_or_else(|error| panic!("{}: {error}", row.name));
+        let after = ModelProto::parse_from_bytes(&graph.to_bytes().unwrap()).unwrap();
+        assert!(after == before, "{}", row.name);
+        assert!(row.record.is_file(), "{}", row.name);
     }
 }
 

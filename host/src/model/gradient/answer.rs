@@ -35,11 +35,11 @@ impl Model {
                 let place = self.anatomy().weight(*weight)?;
                 let longest = request.rows.iter().map(Vec::len).max().unwrap_or(0);
                 let [inputs, outputs] = place.shape;
-                let (first, total) = feed::packed(place, self.graph());
+                let (columns, total) = feed::packed(place, self.graph());
                 let shape = |width: usize| [request.rows.len(), longest, width];
                 let x = flat(0)?.unwrap_or_else(|| vec![0.0; request.rows.len() * longest * inputs]);
                 let all = flat(1)?.unwrap_or_else(|| vec![0.0; request.rows.len() * longest * total]);
-                let own = all.chunks_exact(total).flat_map(|row| &row[first..first + outputs]).copied().collect();
+                let own = all.chunks_exact(total).flat_map(|row| columns.all().map(|c| row[c])).collect();
                 Ok(vec![Tensor::f32(shape(inputs), x)?, Tensor::f32(shape(outputs), own)?])
             }
             Wrt::Trial(i) => {
@@ -78,10 +78,10 @@ impl Model {
         let owned = seen.overlay.low_rank.get(&weight).map_or(&[][..], |f| &f.owners);
         let rank = owned.len();
         let own: Vec<usize> = (0..rank).filter(|&r| owned[r] == (seen.trial, number)).collect();
-        let (first, total) = feed::packed(place, self.graph());
+        let (columns, total) = feed::packed(place, self.graph());
         let left = flat(0)?.unwrap_or_else(|| vec![0.0; inputs * rank]);
         let right = flat(1)?.unwrap_or_else(|| vec![0.0; rank * total]);
-        let right = own.iter().flat_map(|&r| &right[r * total + first..r * total + first + outputs]).copied().collect();
+        let right = own.iter().flat_map(|&r| columns.all().map(move |c| r * total + c)).map(|at| right[at]).collect();
         let right = Tensor::f32([own.len(), outputs], right)?;
         if matches!(delta, Delta::Rows { .. }) {
             return Ok(vec![right]);

@@ -80,6 +80,8 @@ impl Model {
                     .filter_map(|v| if let Variable::Weight(w) = v { Some(*w) } else { None })
                     .collect(),
                 logits: !loss.nll.is_empty() || loss.kl.iter().any(|k| !k.is_empty()),
+                seeds: loss.seeds.iter().map(|(site, _)| *site).collect(),
+                cache: false,
             },
             nll: !loss.nll.is_empty(),
             kl: [!loss.kl[0].is_empty(), !loss.kl[1].is_empty()],

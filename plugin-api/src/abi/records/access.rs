@@ -6,7 +6,7 @@ use crate::abi::record::{FfiRecord, FfiTensor};
 use crate::abi::records::{FromRecord, IntoRecord, ToRecord};
 use crate::access::{
     Decoding, GenerateRequest, GradientReply, GradientRequest, KlDirection, Level, ModelFacts, Place, Poke, RunReply,
-    RunRequest, SecondMoment, Tap, Term, Tokens, Wrt,
+    RunRequest, Sampling, SecondMoment, Tap, Term, Tokens, Wrt,
 };
 use crate::change::Change;
 use crate::error::MethodError;
@@ -346,16 +346,24 @@ impl ToRecord for GenerateRequest {
     fn to_record(&self) -> FfiRecord<'_> {
         let decoding = match self.decoding {
             Decoding::Greedy => FfiRecord::new("greedy"),
-            Decoding::TopK { k, temperature, seed } => FfiRecord::new("top-k")
-                .with_index("k", k)
-                .with_number("temperature", temperature.into())
-                .with_bits("seed", seed),
+            Decoding::Sample(Sampling { temperature, top_k, top_p, seed }) => {
+                let mut record = FfiRecord::new("sample");
+                if let Some(k) = top_k {
+                    record = record.with_index("top-k", k);
+                }
+                if let Some(p) = top_p {
+                    record = record.with_number("top-p", p.into());
+                }
+                record.with_number("temperature", temperature.into()).with_bits("seed", seed)
+            }
         };
+        let text = |text: &String| FfiRecord::new("text").with_text("text", text);
         FfiRecord::new("generate")
             .with_child(rows_to(&self.rows))
             .with_index("max-new", self.max_new)
             .with_child(FfiRecord::new("decoding").with_child(decoding))
             .with_tensor(ids_to("stop", &self.stop))
+            .with_list("stop-texts", self.stop_texts.iter().map(text))
             .with_child(under_to(&self.under))
     }
 }
@@ -365,11 +373,12 @@ impl FromRecord for GenerateRequest {
         let decoding = record.take_child("decoding")?.take_only()?;
         let decoding = match decoding.kind.as_str() {
             "greedy" => Decoding::Greedy,
-            "top-k" => Decoding::TopK {
-                k: decoding.index("k")?,
+            "sample" => Decoding::Sample(Sampling {
                 temperature: decoding.number("temperature")? as f32,
+                top_k: decoding.has("top-k").then(|| decoding.index("top-k")).transpose()?,
+                top_p: decoding.has("top-p").then(|| decoding.number("top-p")).transpose()?.map(|p| p as f32),
                 seed: decoding.bits("seed")?,
-            },
+            }),
             _ => return Err(decoding.wrong("is not a decoding that is known here")),
         };
         Ok(Self {
@@ -377,6 +386,7 @@ impl FromRecord for GenerateRequest {
             max_new: record.index("max-new")?,
             decoding,
             stop: ids_from(&mut record, "stop")?,
+            stop_texts: record.take_list("stop-texts", |text| text.text("text").map(str::to_owned))?,
             under: under_from(&mut record)?,
         })
     }

@@ -127,12 +127,20 @@ fn what_is_asked_of_the_host() {
     };
     lent(&gradient, &gradient);
 
-    let generate =
-        |decoding| GenerateRequest { rows: rows.clone(), max_new: 5, decoding, stop: vec![0], under: changes() };
+    let generate = |decoding| GenerateRequest {
+        rows: rows.clone(),
+        max_new: 5,
+        decoding,
+        stop: vec![0],
+        stop_texts: vec!["\n".into(), "größe".into()],
+        under: changes(),
+    };
     let greedy = generate(Decoding::Greedy);
     lent(&greedy, &greedy);
-    let drawn = generate(Decoding::TopK { k: 5, temperature: 0.7, seed: u64::MAX - 1 });
-    lent(&drawn, &drawn);
+    for (top_k, top_p) in [(None, None), (Some(5), None), (None, Some(0.9)), (Some(1), Some(1.0))] {
+        let drawn = generate(Decoding::Sample(Sampling { temperature: 0.7, top_k, top_p, seed: u64::MAX - 1 }));
+        lent(&drawn, &drawn);
+    }
     lent([3, 1].as_slice(), &vec![3, 1]);
     lent(&Level::Warn, &Level::Warn);
 }

@@ -1,0 +1,113 @@
+//! The inputs of the graph by how they are used: token ids, positions, padding mask, cached keys and
+//! values; anything else is refused by name.
+
+mod cache;
+
+use std::collections::HashSet;
+
+use super::codes;
+use super::ends::Embedding;
+use super::look::view::View;
+use super::parts::Inputs;
+use super::pieces::linear::Linears;
+use crate::base::{Error, Result};
+
+/// Names the inputs.
+pub(super) fn read<'g>(
+    view: &View<'g>,
+    linears: &Linears<'g>,
+    embedding: &Embedding<'g>,
+    layers: usize,
+) -> Result<Inputs> {
+    let mut found = Inputs { ids: embedding.tokens.origin.to_owned(), ..Inputs::default() };
+    let mut unread = Vec::new();
+    for input in view.graph.inputs() {
+        if input.name == found.ids {
+            continue;
+        }
+        let flat = input.dims.as_ref().is_some_and(|d| d.len() == 2);
+        let table = embedding.positions.as_ref().is_some_and(|t| t.origin == input.name);
+        let (place, what) = if table || flat && turns(view, &input.name) {
+            (&mut found.positions, "give positions")
+        } else if flat && masks(view, linears, embedding, &input.name) {
+            (&mut found.mask, "feed only the attention mask")
+        } else {
+            unread.push(input);
+            continue;
+        };
+        if let Some(other) = place {
+            let text = format!("`{other}` and `{}` both {what}", input.name);
+            return Err(Error::new(&codes::AMBIGUOUS, text));
+        }
+        *place = Some(input.name);
+    }
+    found.cache = cache::read(view, layers, &unread)?;
+    unread.retain(|input| found.cache.iter().all(|port| port.past != input.name));
+    if unread.is_empty() {
+        return Ok(found);
+    }
+    let names: Vec<String> = unread.iter().map(|input| format!("`{}`", input.name)).collect();
+    let text = format!("the graph has inputs that are not read yet: {}", names.join(", "));
+    Err(Error::new(&codes::INPUT_UNREAD, text).help(cache::advice(&unread)))
+}
+
+/// True if an input's values reach the angles of a rotary embedding: a sine, rows of a table that holds sines, or the
+/// operator's own positions.
+fn turns(view: &View<'_>, input: &str) -> bool {
+    const ONWARD: [&str; 15] = [
+        "Identity",
+        "Cast",
+        "Slice",
+        "Tile",
+        "GatherND",
+        "Unsqueeze",
+        "Squeeze",
+        "Reshape",
+        "Expand",
+        "Transpose",
+        "Mul",
+        "MatMul",
+        "Einsum",
+        "Concat",
+        "Add",
+    ];
+    let mut seen = HashSet::new();
+    let mut stack = vec![input.to_owned()];
+    while let Some(edge) = stack.pop() {
+        for (node, slot) in view.readers(&edge) {
+            let gathers = ["Gather", "GatherElements", "GatherND"].iter().any(|op| node.is(op)) && slot == 1;
+            let table = || node.input(0).and_then(|e| view.edge(e)).is_some_and(|e| view.is_fixed(e));
+            if node.is("Sin") || node.is("RotaryEmbedding") && slot == 3 || gathers && table() {
+                return true;
+            }
+            if ONWARD.iter().any(|op| node.is(op)) && seen.insert(node.output(0)) {
+                stack.push(node.output(0).to_owned());
+            }
+        }
+    }
+    false
+}
+
+/// True if an input's values reach the rest of the graph only through attention weights, and the positions.
+fn masks(view: &View<'_>, linears: &Linears<'_>, embedding: &Embedding<'_>, input: &str) -> bool {
+    let positions = embedding.positions.as_ref().map(|t| t.output);
+    let operands: HashSet<&str> = linears.all.iter().flat_map(|l| [l.operand, l.input]).collect();
+    let mut reached = false;
+    let mut seen = HashSet::new();
+    let mut stack = vec![input.to_owned()];
+    while let Some(edge) = stack.pop() {
+        if operands.contains(edge.as_str()) {
+            return false;
+        }
+        for (node, _) in view.readers(&edge) {
+            if node.is("Softmax") || node.op().contains("Attention") {
+                reached = true;
+            } else if positions != Some(node.output(0)) {
+                let new = node.outputs().iter().filter(|o| !o.is_empty());
+                stack.extend(new.filter(|o| seen.insert(o.as_str())).cloned());
+            }
+        }
+    }
+    // A graph without a causal table may take a mask and not need it; what reaches nothing is harmless.
+    reached || view.readers(input).is_empty()
+}

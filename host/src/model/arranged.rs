@@ -1,0 +1,122 @@
+//! Models whose edges have other axes than their sites, and whose weights lie between others in one tensor: taps,
+//! gradients and edits go through all the same.
+
+use engraft_plugin_api::{
+    BlockSite, Change, Delta, GradientRequest, Place, Poke, Role, RunRequest, Site, Tap, Tensor, Term, WeightRef, Wrt,
+};
+use safetensors::SafeTensors;
+
+use super::{Model, OpenOptions};
+use crate::anatomy::Axes;
+use crate::graph::testing::{Row, rows};
+use crate::runtime;
+
+/// Heads before positions and interleaved in one tensor; flattened positions; keys apart; a packed gate.
+const ROWS: [&str; 4] = ["gptneox-torchscript", "opt-dynamo", "falcon-new-dynamo", "phi3-dynamo"];
+
+struct Case {
+    row: Row,
+    model: Model,
+    record: Vec<u8>,
+    ids: Vec<Vec<u32>>,
+}
+
+fn cases() -> impl Iterator<Item = Case> {
+    rows().into_iter().filter(|row| ROWS.contains(&row.name.as_str())).map(|row| {
+        let model = Model::open(&row.folder, &runtime::for_tests(), &OpenOptions::default()).unwrap();
+        let record = std::fs::read(&row.record).unwrap();
+        let file = SafeTensors::deserialize(&record).unwrap();
+        let ids = file.tensor("ids").unwrap();
+        let flat: Vec<u32> = ids.data().as_chunks::<8>().0.iter().map(|&b| i64::from_le_bytes(b) as u32).collect();
+        let ids = flat.chunks(ids.shape()[1]).map(<[u32]>::to_vec).collect();
+        Case { row, model, record, ids }
+    })
+}
+
+impl Case {
+    fn recorded(&self, name: &str) -> Option<Vec<f32>> {
+        let file = SafeTensors::deserialize(&self.record).unwrap();
+        let bytes = file.tensor(name).ok()?.data().as_chunks::<4>().0.to_vec();
+        Some(bytes.into_iter().map(f32::from_le_bytes).collect())
+    }
+
+    fn last(&self) -> Vec<Place> {
+        self.ids.iter().enumerate().map(|(row, ids)| Place { row, pos: ids.len() - 1 }).collect()
+    }
+
+    fn logits(&self, under: Vec<Change>) -> Tensor {
+        let request = RunRequest { rows: self.ids.clone(), logits: self.last(), under, ..RunRequest::default() };
+        self.model.run(&request).unwrap().logits
+    }
+}
+
+fn far(a: &[f32], b: &[f32]) -> f32 {
+    assert_eq!(a.len(), b.len());
+    let largest = b.iter().fold(1e-3_f32, |m, v| m.max(v.abs()));
+    a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max) / largest
+}
+
+#[test]
+fn taps_in_other_axes_are_the_sites() {
+    let mut met = std::collections::BTreeSet::new();
+    for case in cases() {
+        let name = &case.row.name;
+        let sites: Vec<Site> = case.model.anatomy().sites.keys().copied().collect();
+        let taps = sites.iter().map(|&site| Tap { site, places: None }).collect();
+        let reply = case.model.run(&RunRequest { rows: case.ids.clone(), taps, ..RunRequest::default() }).unwrap();
+        for (site, tap) in sites.iter().zip(&reply.taps) {
+            let found = case.recorded(&site.to_string()).map(|record| far(tap.as_f32().unwrap(), &record));
+            assert!(found.is_none_or(|far| far <= 1e-4), "{name} {site}: {found:?}");
+            met.insert(format!("{:?}", case.model.anatomy().sites[site].axes));
+        }
+    }
+    let all = [Axes::Named, Axes::HeadsFirst, Axes::HeadsApart, Axes::HeadsMerged, Axes::PositionsMerged];
+    assert_eq!(met, all.map(|axes| format!("{axes:?}")).into());
+}
+
+#[test]
+fn gradients_at_sites_in_other_axes_are_pytorchs() {
+    for case in cases() {
+        let name = &case.row.name;
+        for site in [BlockSite::Q, BlockSite::V, BlockSite::MlpPost, BlockSite::ResidPost] {
+            let site = Site::Block(1, site);
+            let places = |row: usize| (0..case.ids[row].len()).map(move |pos| Place { row, pos });
+            let places = (0..case.ids.len()).flat_map(places).collect();
+            let width: usize = crate::hooks::site_width(case.model.anatomy(), site).iter().product();
+            let weight = 1.0 / case.ids.len() as f32;
+            let request = GradientRequest {
+                rows: case.ids.clone(),
+                adds: vec![Poke { site, places, values: Tensor::zeros([1, width]) }],
+                terms: case.last().into_iter().map(|place| Term::Nll { place, token: 17, weight }).collect(),
+                wrt: vec![Wrt::Add(0)],
+                ..GradientRequest::default()
+            };
+            let reply = case.model.gradient(&request).unwrap_or_else(|e| panic!("{name} {site}: {e:?}"));
+            let found = far(reply.gradients[0][0].as_f32().unwrap(), &case.recorded(&format!("grad:{site}")).unwrap());
+            assert!(found <= 1e-3, "{name} {site}: {found}");
+        }
+    }
+}
+
+#[test]
+fn a_side_branch_and_a_dense_sum_of_one_delta_agree() {
+    for case in cases() {
+        let name = &case.row.name;
+        let before = case.logits(Vec::new());
+        for role in [Role::Query, Role::Key, Role::Value, Role::Output, Role::MlpIn, Role::MlpGate, Role::MlpOut] {
+            let weight = WeightRef::Block(1, role);
+            let Ok(place) = case.model.anatomy().weight(weight) else { continue };
+            let [inputs, outputs] = place.shape;
+            let wave = |n: usize, f: f32| (0..n).map(|k| (f * (k as f32 + 1.0)).sin()).collect::<Vec<f32>>();
+            let (left, right) = (wave(inputs, 0.7), wave(outputs, 1.3));
+            let product = left.iter().flat_map(|l| right.iter().map(move |r| l * r)).collect();
+            let dense = Delta::Dense(Tensor::f32([inputs, outputs], product).unwrap());
+            let left = Tensor::f32([inputs, 1], left).unwrap();
+            let low = Delta::LowRank { left, right: Tensor::f32([1, outputs], right).unwrap() };
+            let [low, dense] = [low, dense].map(|delta| case.logits(vec![Change::Weight { weight, delta }]));
+            let found = far(low.as_f32().unwrap(), dense.as_f32().unwrap());
+            assert!(found <= 1e-4, "{name} {weight}: {found}");
+            assert!(far(low.as_f32().unwrap(), before.as_f32().unwrap()) > 1e-3, "{name} {weight} changes nothing");
+        }
+    }
+}
