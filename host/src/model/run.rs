@@ -49,7 +49,7 @@ impl Model {
     fn run_seen(&self, request: &RunRequest, seen: Seen, cancel: Option<&Cancel>) -> Result<RunReply> {
         let rows = &request.rows;
         let mut values = self.batch(rows)?;
-        let rig = Rig {
+        let mut rig = Rig {
             overwrites: request.overwrites.iter().map(|p| p.site).collect(),
             adds: request.adds.iter().map(|p| p.site).collect(),
             taps: request.taps.iter().map(|t| (t.site, t.places.is_some())).collect(),
@@ -59,6 +59,8 @@ impl Model {
             cache: false,
             seeds: Vec::new(),
         };
+        // Where a program answers requests, it is the one that continues texts as well: each holds packed weights.
+        rig.cache = rig.serves() && !self.anatomy().inputs.cache.is_empty();
         if rig.taps.is_empty() && !rig.logits {
             return Ok(RunReply { taps: Vec::new(), logits: Tensor::zeros([0, self.anatomy().vocab]) });
         }

@@ -18,14 +18,14 @@ const PROMPTS: [&str; 3] = ["The birthplace of Tono Tuxbik is", "Tono Tuxbik is 
 fn ask(model: &str, prompts: &[&str], more: &[&str]) -> Vec<Value> {
     let output = run(&[&["ask", model], prompts, &["--json"], more].concat());
     assert_eq!(output.status.code(), Some(0), "{more:?}: {}", err(&output));
-    match serde_json::from_slice(&output.stdout).unwrap() {
+    match serde_json::from_slice(&output.stdout).expect("it is JSON") {
         Value::Array(all) => all,
         one => vec![one],
     }
 }
 
 fn text(answer: &Value) -> &str {
-    answer["text"].as_str().unwrap()
+    answer["text"].as_str().expect("an answer has a text")
 }
 
 #[test]
@@ -138,14 +138,14 @@ fn a_chat_template_is_applied_where_it_is_asked_for_and_recorded() {
 /// A graph of the zoo, changed.
 fn changed(name: &str, change: impl Fn(&mut ModelProto)) -> (tempfile::TempDir, String) {
     let from = repository().join("tests/zoo").join(name);
-    let folder = tempfile::tempdir().unwrap();
-    for entry in fs::read_dir(from).unwrap().flatten() {
-        fs::copy(entry.path(), folder.path().join(entry.file_name())).unwrap();
+    let folder = tempfile::tempdir().expect("a folder can be made");
+    for entry in fs::read_dir(from).expect("the zoo is there").flatten() {
+        fs::copy(entry.path(), folder.path().join(entry.file_name())).expect("a file can be copied");
     }
     let path = folder.path().join("model.onnx");
-    let mut model = ModelProto::parse_from_bytes(&fs::read(&path).unwrap()).unwrap();
+    let mut model = ModelProto::parse_from_bytes(&fs::read(&path).expect("there is a graph")).expect("it is ONNX");
     change(&mut model);
-    fs::write(&path, model.write_to_bytes().unwrap()).unwrap();
+    fs::write(&path, model.write_to_bytes().expect("it is ONNX")).expect("a file can be written");
     (folder, path.display().to_string())
 }
 
@@ -158,8 +158,8 @@ fn port(name: &str, dtype: i32, rank: usize) -> ValueInfoProto {
 
 /// The node that joins what an input caches with new ones.
 fn joins<'m>(model: &'m mut ModelProto, past: &str) -> &'m mut NodeProto {
-    let nodes = &mut model.graph.as_mut().unwrap().node;
-    nodes.iter_mut().find(|n| n.op_type == "Concat" && n.input.iter().any(|i| i == past)).unwrap()
+    let nodes = &mut model.graph.as_mut().expect("a model has a graph").node;
+    nodes.iter_mut().find(|n| n.op_type == "Concat" && n.input.iter().any(|i| i == past)).expect("the input is joined")
 }
 
 #[test]

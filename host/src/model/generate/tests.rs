@@ -36,8 +36,8 @@ fn cached() -> Vec<(String, String)> {
     let mut names: Vec<String> = names.filter(|n| n.ends_with("-optimum") || n.ends_with("-cache")).collect();
     names.sort();
     let family = |name: &str| {
-        let ends = name.match_indices('-').map(|(at, _)| name[..at].to_owned());
-        ends.filter(|f| zoo().join(format!("{f}.safetensors")).is_file()).last().unwrap()
+        let mut ends = name.match_indices('-').map(|(at, _)| name[..at].to_owned());
+        ends.rfind(|f| zoo().join(format!("{f}.safetensors")).is_file()).unwrap()
     };
     names.into_iter().map(|name| (name.clone(), family(&name))).collect()
 }
