@@ -39,4 +39,5 @@ pub use initializer::{Initializer, Location};
 pub use node::{Attr, DType, Node};
 pub use patch::Patch;
 pub use shapes::Shapes;
+pub(crate) use shapes::equation;
 pub use slice::{Slice, downstream, upstream};

@@ -2,7 +2,8 @@
 //!
 //! Gather (1+, any axis), GatherND (12+, without batch axes): dx = zeros, with g added at the indices. GatherElements
 //! (11+): the same by element, from 16 on. ScatterND, ScatterElements (16+ with reduction `add`, 11+ without):
-//! d updates = g picked at the indices; d data = g, with zeros at the indices unless the updates were added.
+//! d updates = g picked at the indices; d data = g, with zeros at the indices unless the updates were added. TopK (10+):
+//! zeros, with g at the places that were picked.
 //!
 //! Adding needs ScatterND's reduction, which exists from 16 on. Before, indices become rows of a one-hot matrix, and
 //! the sum is a Gemm.
@@ -186,6 +187,19 @@ pub(super) fn gather_elements(tape: &mut Tape<'_, '_, '_>, visit: &Visit<'_>) ->
     attributes.push(("axis", Attr::Int(visit.node.int("axis").unwrap_or(0))));
     let edge = tape.op("ScatterElements", &[&zeros, indices, &shaped.edge], &attributes)?;
     Ok(vec![(0, Grad { edge, ..shaped })])
+}
+
+pub(super) fn top_k(tape: &mut Tape<'_, '_, '_>, visit: &Visit<'_>) -> Result<Gradients> {
+    let (x, places) = (visit.input(0), visit.node.output(1));
+    let shaped = tape.shaped(&visit.grad(), visit.output())?;
+    let zeros = tape.zeros(x, &shaped.edge)?;
+    let axis = [("axis", Attr::Int(visit.node.int("axis").unwrap_or(-1)))];
+    let edge = tape.op("ScatterElements", &[&zeros, places, &shaped.edge], &axis)?;
+    Ok(vec![(0, Grad { edge, ..shaped })])
+}
+
+pub(super) fn check_top_k(_: &Facts<'_, '_>, visit: &Visit<'_>) -> Check {
+    if visit.node.output(1).is_empty() { Err("it does not say which places it picked".into()) } else { Ok(()) }
 }
 
 pub(super) fn check_scatter(_: &Facts<'_, '_>, visit: &Visit<'_>) -> Check {

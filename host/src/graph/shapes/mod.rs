@@ -1,12 +1,16 @@
 //! Symbolic shapes and element types of every edge, with small integer tensors followed as symbols: so that the
 //! `Shape` → `Gather` → `Concat` → `Reshape` chains of exporters give `[batch, sequence, width]` and not "unknown".
 //!
-//! `extent` is the arithmetic of extents, `rules` the shapes of operators, `integers` the values of small integer
-//! tensors, `clashes` the contradictions between operands. What the file states is used where inference has nothing to say.
+//! `extent` is the arithmetic of extents; `rules` has the shapes of operators, with `broadcast`, `pieces` and `fused` for
+//! the families that need more than a line; `integers` follows the values of small integer tensors; `clashes` finds
+//! contradictions between operands. What the file states is used where inference has nothing to say.
 
+mod broadcast;
 mod clashes;
 mod extent;
+mod fused;
 mod integers;
+mod pieces;
 mod rules;
 
 use std::collections::HashMap;
@@ -18,6 +22,7 @@ use super::index::Index;
 use super::node::{DType, Node};
 use crate::base::{Error, Result};
 use extent::Extent;
+pub(crate) use fused::equation;
 
 /// Integer tensors up to this many elements are followed.
 const FOLLOWED: usize = 64;
