@@ -100,10 +100,10 @@ impl<'t, 'g, 's> Tape<'t, 'g, 's> {
         let mut factor = 1.0;
         if to == DType::F16 {
             factor = CARRIED;
-            let (wide, by) = (cast(self, &edge, DType::F32)?, self.real_of(DType::F32, factor));
+            let (wide, by) = (self.cast(&edge, DType::F32)?, self.real_of(DType::F32, factor));
             edge = self.op("Mul", &[&wide, &by], &[])?;
         }
-        Ok(Grad::full(&cast(self, &edge, to)?).scaled(factor.recip()))
+        Ok(Grad::full(&self.cast(&edge, to)?).scaled(factor.recip()))
     }
 
     /// Adds to the gradient of an edge.
@@ -310,15 +310,27 @@ impl<'t, 'g, 's> Tape<'t, 'g, 's> {
 
     /// Zeros of the element type of `of` in the shape that an edge holds.
     pub(super) fn zeros_by(&mut self, shape: &str, of: &str, beside: &str) -> Result<String> {
+        let dtype = self.facts.dtype(of).unwrap_or(DType::F32);
+        self.zeros_of(dtype, shape, of, beside)
+    }
+
+    /// Zeros of a type, as many as `of` has elements, in the shape that an edge holds.
+    pub(super) fn zeros_of(&mut self, dtype: DType, shape: &str, of: &str, beside: &str) -> Result<String> {
         let count = self.facts.dims(of).and_then(|d| d.iter().map(Dim::known).product::<Option<usize>>());
-        let mut zero = self.real(of, 0.0);
+        let zero;
         if count.is_some_and(|n| n > FOLDED) {
-            let to = self.facts.dtype(of).unwrap_or(DType::F32);
-            let size = self.op("Size", &[beside], &[])?;
-            let size = self.op("Cast", &[&size], &[("to", Attr::Int(i64::from(to.0)))])?;
-            zero = self.op("Mul", &[&size, &zero], &[])?;
+            let (size, nothing) = (self.op("Size", &[beside], &[])?, self.integer(0));
+            let product = self.op("Mul", &[&size, &nothing], &[])?;
+            zero = self.cast(&product, dtype)?;
+        } else {
+            zero = self.real_of(dtype, 0.0);
         }
         self.op("Expand", &[&zero, shape], &[])
+    }
+
+    /// A cast to a type.
+    pub(super) fn cast(&mut self, edge: &str, to: DType) -> Result<String> {
+        self.op("Cast", &[edge], &[("to", Attr::Int(i64::from(to.0)))])
     }
 
     /// A reduction over some axes; `axes` empty stands for all.
@@ -450,8 +462,4 @@ impl<'t, 'g, 's> Tape<'t, 'g, 's> {
         self.made.insert(key, vec![name.clone()]);
         name
     }
-}
-
-fn cast(tape: &mut Tape<'_, '_, '_>, edge: &str, to: DType) -> Result<String> {
-    tape.op("Cast", &[edge], &[("to", Attr::Int(i64::from(to.0)))])
 }

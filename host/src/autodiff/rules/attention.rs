@@ -119,7 +119,7 @@ fn scale(tape: &mut Tape<'_, '_, '_>, visit: &Visit<'_>, heads: i64, q4: &str) -
     let to = tape.facts.dtype(q).unwrap_or(DType::F32);
     let (shape, last) = (tape.op("Shape", &[q4], &[])?, tape.integer(3));
     let width = tape.op("Gather", &[&shape, &last], &[])?;
-    let width = tape.op("Cast", &[&width], &[("to", Attr::Int(i64::from(to.0)))])?;
+    let width = tape.cast(&width, to)?;
     let root = tape.op("Sqrt", &[&width], &[])?;
     tape.op("Reciprocal", &[&root], &[])
 }
@@ -144,7 +144,7 @@ fn allowed(tape: &mut Tape<'_, '_, '_>, visit: &Visit<'_>, q4: &str, k4: &str) -
     let (left, right) = (window("left_window_size"), window("right_window_size"));
     let valid = match node.input(VALID) {
         Some(edge) => {
-            let wide = tape.op("Cast", &[edge], &[("to", Attr::Int(i64::from(DType::I64.0)))])?;
+            let wide = tape.cast(edge, DType::I64)?;
             let column = tape.ints(&[-1, 1, 1, 1]);
             Some(tape.op("Reshape", &[&wide, &column], &[])?)
         }
@@ -292,7 +292,7 @@ pub(super) fn backward(tape: &mut Tape<'_, '_, '_>, visit: &Visit<'_>) -> Result
     let own = tape.facts.dtype(q).unwrap_or(DType::F32);
     let precise = node.int("softmax_precision").and_then(|p| i32::try_from(p).ok()).map(DType).filter(|&p| p != own);
     let cast = |tape: &mut Tape<'_, '_, '_>, edge: &str, to: Option<DType>| match to {
-        Some(to) => tape.op("Cast", &[edge], &[("to", Attr::Int(i64::from(to.0)))]),
+        Some(to) => tape.cast(edge, to),
         None => Ok(edge.to_owned()),
     };
     let back = precise.map(|_| own);

@@ -12,7 +12,7 @@ use super::super::tape::{Form, Grad, Tape};
 use super::broadcasting::to_operand;
 use super::{Check, Gradients};
 use crate::base::Result;
-use crate::graph::{Attr, DType};
+use crate::graph::DType;
 
 /// An element-wise product or quotient of a gradient of `out` with an edge that broadcasts to `out`.
 fn combine(tape: &mut Tape<'_, '_, '_>, op: &str, grad: &Grad, factor: &str, out: &str) -> Result<Grad> {
@@ -275,7 +275,7 @@ pub(super) fn cast(tape: &mut Tape<'_, '_, '_>, visit: &Visit<'_>) -> Result<Gra
         None => tape.facts.dtype(visit.input(1)),
     };
     if to != Some(from) {
-        grad.edge = tape.op("Cast", &[&grad.edge], &[("to", Attr::Int(i64::from(from.0)))])?;
+        grad.edge = tape.cast(&grad.edge, from)?;
     }
     Ok(vec![(0, grad)])
 }

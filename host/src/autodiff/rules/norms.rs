@@ -80,7 +80,7 @@ fn normalised(tape: &mut Tape<'_, '_, '_>, visit: &Visit<'_>) -> Result<(String,
     let mut r = if given.is_empty() { made[2].clone() } else { given.to_owned() };
     let from = DType(node.int("stash_type").and_then(|s| i32::try_from(s).ok()).unwrap_or(1));
     if let Some(to) = tape.facts.dtype(x).filter(|&to| to != from) {
-        r = tape.op("Cast", &[&r], &[("to", Attr::Int(i64::from(to.0)))])?;
+        r = tape.cast(&r, to)?;
     }
     Ok((made[0].clone(), r))
 }
@@ -109,7 +109,7 @@ pub(super) fn rms_norm(tape: &mut Tape<'_, '_, '_>, visit: &Visit<'_>) -> Result
     let stash = DType(node.int("stash_type").and_then(|s| i32::try_from(s).ok()).unwrap_or(1));
     let cast = |tape: &mut Tape<'_, '_, '_>, edge: &str, to: DType| match own == stash {
         true => Ok(edge.to_owned()),
-        false => tape.op("Cast", &[edge], &[("to", Attr::Int(i64::from(to.0)))]),
+        false => tape.cast(edge, to),
     };
     let wide = cast(tape, x, stash)?;
     let square = tape.op("Mul", &[&wide, &wide], &[])?;

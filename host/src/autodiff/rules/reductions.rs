@@ -50,7 +50,7 @@ pub(super) fn reduce(tape: &mut Tape<'_, '_, '_>, visit: &Visit<'_>) -> Result<G
                 let (many, few) = (tape.op("Size", &[x], &[])?, tape.op("Size", &[y], &[])?);
                 let count = tape.op("Div", &[&many, &few], &[])?;
                 let to = tape.facts.dtype(x).unwrap_or(DType::F32);
-                let count = tape.op("Cast", &[&count], &[("to", Attr::Int(i64::from(to.0)))])?;
+                let count = tape.cast(&count, to)?;
                 grad.edge = tape.op("Div", &[&grad.edge, &count], &[])?;
             }
         }
@@ -87,7 +87,7 @@ pub(super) fn extreme_or_norm(tape: &mut Tape<'_, '_, '_>, visit: &Visit<'_>) ->
         _ => {
             let hit = tape.op("Equal", &[x, &y], &[])?;
             let to = tape.facts.dtype(x).unwrap_or(DType::F32);
-            let hit = tape.op("Cast", &[&hit], &[("to", Attr::Int(i64::from(to.0)))])?;
+            let hit = tape.cast(&hit, to)?;
             if !whole {
                 let count = tape.reduce("ReduceSum", &hit, &axes, true)?;
                 thin = tape.op("Div", &[&thin, &count], &[])?;

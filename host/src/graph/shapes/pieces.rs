@@ -113,11 +113,30 @@ pub(super) fn slice(node: &Node, inputs: &[Fact]) -> Option<Vec<Dim>> {
         let step = steps.as_ref().map_or(Some(1), |s| s.get(k)?.as_ref()?.known());
         let new = match (starts.get(k).cloned().flatten(), ends.get(k).cloned().flatten(), step) {
             (Some(start), Some(end), Some(1)) => cut(&d, &start, &end),
+            (Some(start), Some(end), Some(step)) => stepped(&d, start.known(), end.known(), step),
             _ => None,
         };
         dims[axis] = new.unwrap_or_else(|| unknown(node, axis));
     }
     Some(dims)
+}
+
+/// How many numbers lie from `from` on before `to`, in steps.
+pub(super) fn steps(from: i64, to: i64, step: i64) -> Option<Dim> {
+    let length = to.checked_sub(from)?;
+    let whole = length.checked_div(step)? + i64::from(length.checked_rem(step)? != 0);
+    Some(Dim::Known(usize::try_from(whole).unwrap_or(0)))
+}
+
+/// The extent of `d[start..end..step]`, where all are numbers.
+fn stepped(d: &Dim, start: Option<i64>, end: Option<i64>, step: i64) -> Option<Dim> {
+    let n = i64::try_from(d.known()?).ok()?;
+    let from_end = |v: i64| if v < 0 { v.saturating_add(n) } else { v };
+    let (start, end) = (from_end(start?), from_end(end?));
+    match step {
+        1.. => steps(start.clamp(0, n), end.clamp(0, n), step),
+        _ => steps(start.clamp(0, n - 1), end.clamp(-1, n - 1), step),
+    }
 }
 
 /// The extent of `d[start..end]`.

@@ -118,7 +118,11 @@ pub(super) fn shapes(node: &Node, inputs: &[Fact]) -> Vec<Fact> {
         "Range" => {
             let element = |i: usize| input(i).value.as_ref().and_then(|v| v.first().cloned().flatten());
             let length = match (element(0), element(1), element(2)) {
-                (Some(from), Some(to), Some(step)) if step.known() == Some(1) => to.minus(&from).map(|e| e.dim()),
+                (Some(from), Some(to), Some(step)) => match (from.known(), to.known(), step.known()) {
+                    (Some(from), Some(to), Some(step)) => pieces::steps(from, to, step),
+                    (_, _, Some(1)) => to.minus(&from).map(|e| e.dim()),
+                    _ => None,
+                },
                 _ => None,
             };
             vec![Fact::new(dtype, Some(vec![length.unwrap_or_else(|| unknown(node, 0))]))]
