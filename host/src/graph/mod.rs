@@ -14,6 +14,7 @@ mod container;
 mod dump;
 mod export;
 mod external;
+mod functions;
 mod housing;
 mod index;
 mod initializer;

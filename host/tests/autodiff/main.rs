@@ -9,3 +9,4 @@ mod losses;
 mod records;
 mod refusals;
 mod rules;
+mod zoo;
