@@ -43,7 +43,7 @@ pub struct Comparison {
 }
 
 /// The steps that are tried, as parts of the norm of the variable.
-const STEPS: [f64; 4] = [3e-2, 1e-2, 3e-3, 1e-3];
+const STEPS: [f64; 5] = [3e-2, 1e-2, 3e-3, 1e-3, 3e-4];
 
 /// Compares a gradient with finite differences along two directions of length 1: first the gradient's own, then
 /// another one.

@@ -72,8 +72,8 @@ pub(super) struct Repeated {
     inner: Vec<usize>,
 }
 
-/// Finds them, if the shapes tell. `others` are the shapes of the other operands; only where they are not known is the
-/// output's shape believed, since shape inference takes extents that differ in name to be equal, and either may be 1.
+/// Finds them, if the shapes tell. `others` are the shapes of the other operands. Beside a name of another operand the
+/// output's extent is believed; beside an extent that nothing is known of it may be a guess.
 pub(super) fn repeated(x: &[Dim], out: Option<&[Dim]>, others: Option<&[Vec<Dim>]>) -> Option<Repeated> {
     let widest = others.map(|o| o.iter().map(Vec::len).fold(x.len(), usize::max));
     let rank = widest.or(out.map(<[_]>::len))?;
@@ -81,10 +81,12 @@ pub(super) fn repeated(x: &[Dim], out: Option<&[Dim]>, others: Option<&[Vec<Dim>
     let mut inner = Vec::new();
     for (i, extent) in x.iter().enumerate() {
         let from_end = x.len() - i;
-        let like = |d: &Dim| *d == Dim::Known(1) || d == extent;
+        let same = out.is_some_and(|o| o.get(i + lead) == Some(extent));
+        let named = |d: &Dim| matches!(d, Dim::Symbol(name) if !name.starts_with('?'));
+        let like = |d: &Dim| *d == Dim::Known(1) || d == extent || (same && named(d));
         let whole = match others {
             Some(others) => others.iter().filter_map(|d| Some(&d[d.len().checked_sub(from_end)?])).all(like),
-            None => out.is_some_and(|o| o[i + lead] == *extent),
+            None => same,
         };
         match extent {
             _ if whole => {}
