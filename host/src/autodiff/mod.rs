@@ -14,6 +14,8 @@ mod loss;
 mod plan;
 mod rules;
 mod tape;
+#[cfg(test)]
+mod tests;
 mod window;
 
 pub use loss::{LossNodes, kl, nll};
