@@ -317,14 +317,14 @@ impl<'t, 'g, 's> Tape<'t, 'g, 's> {
     /// Zeros of a type, as many as `of` has elements, in the shape that an edge holds.
     pub(super) fn zeros_of(&mut self, dtype: DType, shape: &str, of: &str, beside: &str) -> Result<String> {
         let count = self.facts.dims(of).and_then(|d| d.iter().map(Dim::known).product::<Option<usize>>());
-        let zero;
-        if count.is_some_and(|n| n > FOLDED) {
-            let (size, nothing) = (self.op("Size", &[beside], &[])?, self.integer(0));
-            let product = self.op("Mul", &[&size, &nothing], &[])?;
-            zero = self.cast(&product, dtype)?;
-        } else {
-            zero = self.real_of(dtype, 0.0);
-        }
+        let zero = match count {
+            Some(n) if n > FOLDED => {
+                let (size, nothing) = (self.op("Size", &[beside], &[])?, self.integer(0));
+                let product = self.op("Mul", &[&size, &nothing], &[])?;
+                self.cast(&product, dtype)?
+            }
+            _ => self.real_of(dtype, 0.0),
+        };
         self.op("Expand", &[&zero, shape], &[])
     }
 

@@ -82,7 +82,7 @@ fn random_decoders_have_the_gradients_that_their_losses_have() {
         for (i, (variable, gradient)) in wrt.iter().zip(&found).enumerate() {
             let gradient = gradient.as_ref().unwrap_or_else(|| panic!("{variable} has no gradient\n{}", said()));
             // Some of the weights of each, other ones of the next.
-            if (i + seed as usize) % SAMPLED != 0 {
+            if !(i + seed as usize).is_multiple_of(SAMPLED) {
                 continue;
             }
             let question = Question { variable, loss: &loss.terms, gradient };

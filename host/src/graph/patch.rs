@@ -7,11 +7,14 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
+use onnx_protobuf::ValueInfoProto;
+
 use super::codes;
 use super::container::{Dim, Graph, Port};
 use super::index::Index;
 use super::initializer::Initializer;
 use super::node::{Attr, DType, Node};
+use super::shapes::Shapes;
 use super::slice::downstream;
 use crate::base::{Error, Result};
 
@@ -302,26 +305,33 @@ impl<'g> Patch<'g> {
 }
 
 impl Graph {
-    /// Forgets what the file says of the shapes of all that depends on the nodes with these first outputs: it was said
-    /// of another graph.
+    /// Forgets what the file says of the shapes of edges that depend on the nodes with these first outputs, where
+    /// inference says otherwise: it was said of another graph, and a runtime would believe it.
     fn unsay(&mut self, changed: &HashSet<String>) {
         if changed.is_empty() {
             return;
         }
         let index = self.index();
-        let mut stale: HashSet<usize> = changed.iter().filter_map(|edge| index.producer_id(edge)).collect();
+        let mut reached: HashSet<usize> = changed.iter().filter_map(|edge| index.producer_id(edge)).collect();
         let made = |id: &usize| self.nodes[*id].outputs().iter().map(String::as_str);
-        let direct: Vec<&str> = stale.iter().flat_map(made).collect();
-        stale.extend(downstream(&index, direct));
-        let edges: HashSet<String> = stale.iter().flat_map(made).map(str::to_owned).collect();
-        for output in self.outputs.iter_mut().filter(|o| edges.contains(&o.name)) {
-            let mut port = Port::from_proto(output);
-            port.dims = None;
+        let direct: Vec<&str> = reached.iter().flat_map(made).collect();
+        reached.extend(downstream(&index, direct));
+        let edges: HashSet<String> = reached.iter().flat_map(made).map(str::to_owned).collect();
+        let inferred = Shapes::infer_beside(self, &edges);
+        let stale = |said: &ValueInfoProto| {
+            edges.contains(&said.name)
+                && match (&inferred, Port::from_proto(said).dims) {
+                    (Ok(shapes), Some(dims)) => shapes.contradict(&said.name, &dims),
+                    (_, dims) => dims.is_some(),
+                }
+        };
+        for output in self.outputs.iter_mut().filter(|o| stale(o)) {
+            let port = Port { dims: None, ..Port::from_proto(output) };
             *output = port.to_proto();
         }
-        if self.shell.graph.value_info.iter().any(|v| edges.contains(&v.name)) {
+        if self.shell.graph.value_info.iter().any(stale) {
             let shell = Arc::make_mut(&mut self.shell);
-            shell.graph.mut_or_insert_default().value_info.retain(|v| !edges.contains(&v.name));
+            shell.graph.mut_or_insert_default().value_info.retain(|v| !stale(v));
         }
     }
 

@@ -108,8 +108,47 @@ fn attention_behind_masks_and_a_past() {
         Case { heads: [4, 2], flat, mask: open, attributes: &causal, ..PLAIN }.check();
         seen.extend([1.0, 1.0, 1.0, 1.0, 1.0, 1.0]);
         let open = Some((Tensor::f32([1, 1, 3, 5], seen).unwrap(), true));
-        Case { heads: [4, 2], flat, past: 2, mask: open, ..PLAIN }.check();
+        Case { heads: [4, 2], flat, past: 2, mask: open.clone(), ..PLAIN }.check();
+        // From operator set 24 on a mask may be shorter than the keys: it is lengthened, here by nothing.
+        Case { heads: [4, 2], flat, past: 2, mask: open, opset: 24, ..PLAIN }.check();
         Case { heads: [2, 2], flat, past: 2, attributes: &[("is_causal", Attr::Int(1))], ..PLAIN }.check();
+    }
+}
+
+/// Scores and probabilities as an output of their own, read beside the result.
+#[test]
+fn attention_that_gives_its_scores_away() {
+    for (mode, heads) in [(0, [4, 2]), (3, [2, 2])] {
+        let inputs = [
+            ("q", random(&[2, heads[0], 3, 4], 1)),
+            ("k", random(&[2, heads[1], 3, 4], 2)),
+            ("v", random(&[2, heads[1], 3, 4], 3)),
+        ];
+        let build = |p: &mut Patch<'_>| {
+            let attributes = [("is_causal", Attr::Int(1)), ("qk_matmul_output_mode", Attr::Int(mode))];
+            let made = p.op_many("Attention", &["q", "k", "v", "", "", ""], &attributes, 4).unwrap();
+            let sums = [&made[0], &made[3]].map(|e| p.op("ReduceSumSquare", &[e], &[]).unwrap());
+            p.op("Add", &[&sums[0], &sums[1]], &[]).unwrap()
+        };
+        Trial { opset: 23, inputs: &inputs, wrt: &["q", "k", "v"], build: &build }.check(Told::Numbers);
+    }
+}
+
+/// From operator set 24 on: a cache of fixed length whose valid tokens are counted.
+#[test]
+fn attention_over_a_cache_of_fixed_length() {
+    for causal in [0, 1] {
+        let inputs = [
+            ("q", random(&[2, 2, 3, 4], 1)),
+            ("k", random(&[2, 2, 6, 4], 2)),
+            ("v", random(&[2, 2, 6, 4], 3)),
+            ("n", Tensor::i64([2], vec![5, 4]).unwrap()),
+            ("bias", random(&[3, 6], 4)),
+        ];
+        let build = |p: &mut Patch<'_>| {
+            p.op("Attention", &["q", "k", "v", "bias", "", "", "n"], &[("is_causal", Attr::Int(causal))]).unwrap()
+        };
+        Trial { opset: 24, inputs: &inputs, wrt: &["q", "k", "v"], build: &build }.check(Told::Numbers);
     }
 }
 

@@ -108,8 +108,8 @@ fn opened(base: &Graph) -> (Graph, Vec<String>, String) {
 struct Values(HashMap<usize, Vec<(String, Vec<f32>)>>);
 
 impl Values {
-    /// Runs the graph with every floating-point edge as an output.
-    fn of(graph: &Graph, shapes: &Shapes, feeds: &[(&str, &Tensor)]) -> Self {
+    /// Runs the graph with every floating-point edge as an output, and checks their shapes on the way.
+    fn of(name: &str, graph: &Graph, shapes: &Shapes, feeds: &[(&str, &Tensor)]) -> Self {
         let made = graph.nodes().iter().flat_map(|n| n.outputs()).filter(|e| !e.is_empty());
         let made: Vec<&String> = made.filter(|e| shapes.dtype(e).is_some_and(DType::is_float)).collect();
         let mut patch = Patch::new(graph);
@@ -119,7 +119,15 @@ impl Values {
         let fetch: Vec<&str> = made.iter().map(|e| e.as_str()).collect();
         let found = Compiled::new(&patch.apply().unwrap(), false).unwrap().run(feeds, &fetch).unwrap();
         let mut out: HashMap<usize, Vec<_>> = HashMap::new();
+        let mut sizes: HashMap<String, usize> = HashMap::new();
         for (edge, value) in fetch.into_iter().zip(found) {
+            // The shapes are what was inferred: numbers are these numbers, and a name is always the same.
+            let dims = shapes.dims(edge).unwrap_or_else(|| panic!("{name}: the shape of {edge} is not known"));
+            assert_eq!(dims.len(), value.shape().len(), "{name}: {edge}");
+            for (dim, &extent) in dims.iter().zip(value.shape()) {
+                let known = dim.known().unwrap_or_else(|| *sizes.entry(dim.to_string()).or_insert(extent));
+                assert_eq!(known, extent, "{name}: {edge} is {:?}, inferred as {dims:?}", value.shape());
+            }
             out.entry(value.len()).or_default().push((edge.to_owned(), floats(&value).to_vec()));
         }
         Self(out)
@@ -186,7 +194,7 @@ fn every_export_of_every_family_has_the_gradients_that_pytorch_recorded() {
         let shapes = Shapes::infer(&graph).unwrap();
         let feeds = feeds(&base, &records.ids);
         let feeds: Vec<(&str, &Tensor)> = feeds.iter().map(|(n, t)| (n.as_str(), t)).collect();
-        let values = Values::of(&graph, &shapes, &feeds);
+        let values = Values::of(&name, &graph, &shapes, &feeds);
         let named = |n: &String| n.strip_prefix("grad:").map(str::to_owned);
         let sites: Vec<(String, Option<&str>)> = records
             .floats

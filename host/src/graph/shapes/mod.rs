@@ -13,7 +13,7 @@ mod integers;
 mod pieces;
 mod rules;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::codes;
 use super::constant::{Constant, Values};
@@ -76,8 +76,17 @@ impl Shapes {
     /// `graph-invalid` if operands do not fit together, or an inferred extent contradicts the one that the file
     /// states.
     pub fn infer(graph: &Graph) -> Result<Self> {
+        Self::infer_beside(graph, &HashSet::new())
+    }
+
+    /// As [`Shapes::infer`], without what the file states of some edges.
+    ///
+    /// # Errors
+    /// As [`Shapes::infer`].
+    pub(super) fn infer_beside(graph: &Graph, unstated: &HashSet<String>) -> Result<Self> {
         let index = graph.index();
-        let stated: HashMap<String, Port> = graph.stated().into_iter().map(|p| (p.name.clone(), p)).collect();
+        let stated = graph.stated().into_iter().filter(|p| !unstated.contains(&p.name));
+        let stated: HashMap<String, Port> = stated.map(|p| (p.name.clone(), p)).collect();
         let mut out = Self::default();
         for port in graph.inputs() {
             out.facts.insert(port.name, Fact::new(Some(port.dtype), port.dims));
@@ -111,6 +120,16 @@ impl Shapes {
     /// The extents of an edge, where its rank is known. Equal symbols are equal extents.
     pub fn dims(&self, edge: &str) -> Option<&[Dim]> {
         self.facts.get(edge).and_then(|f| f.dims.as_deref())
+    }
+
+    /// True if an edge is known to have other extents than these.
+    pub(super) fn contradict(&self, edge: &str, dims: &[Dim]) -> bool {
+        let Some(found) = self.dims(edge) else { return false };
+        let differ = |(a, b): (&Dim, &Dim)| match a {
+            Dim::Symbol(name) if extent::is_unnamed(name) => false,
+            _ => Extent::of(a) != Extent::of(b),
+        };
+        found.len() != dims.len() || found.iter().zip(dims).any(differ)
     }
 
     fn fact(&self, node: &Node, i: usize) -> Fact {

@@ -78,7 +78,7 @@ pub(crate) struct Decoder {
     pub(crate) window: Option<usize>,
     /// In the operators of operator set 23.
     pub(crate) fused: bool,
-    seed: u64,
+    pub(crate) seed: u64,
 }
 
 /// A decoder as a graph, and which initializer is which weight: stored as `[in, out]`, `W_U` of a tied one missing.
