@@ -1,12 +1,13 @@
 //! Losses on logits, each with its derivative in closed form.
 //!
 //! Both keep one row for each place of the loss: terms come out unweighted, in nats, and the cotangent is that of
-//! Σ weight · term. Log-probabilities come from LogSoftmax, so nothing overflows; no row at all is allowed.
+//! Σ weight · term. Log-probabilities come from LogSoftmax, so nothing overflows; no row at all is allowed. Everything
+//! is computed in float32, whatever the type of the logits.
 
 use engraft_plugin_api::KlDirection;
 
 use crate::base::Result;
-use crate::graph::{Attr, Patch};
+use crate::graph::{Attr, DType, Patch};
 
 /// A loss that was added to a patch.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,17 +18,22 @@ pub struct LossNodes {
     pub cotangent: String,
 }
 
+fn log_softmax(patch: &mut Patch<'_>, logits: &str) -> Result<String> {
+    let wide = patch.op("Cast", &[logits], &[("to", Attr::Int(i64::from(DType::F32.0)))])?;
+    patch.op("LogSoftmax", &[&wide], &[("axis", Attr::Int(-1))])
+}
+
 /// Adds −log p(target) of each row.
 ///
 /// # Shapes
-/// `logits` `[m, vocab]`, float32; `targets` `[m]`, int64; `weights` `[m]`, float32.
+/// `logits` `[m, vocab]`, of any floating-point type; `targets` `[m]`, int64; `weights` `[m]`, float32.
 ///
 /// # Errors
 /// `graph-patch-invalid` if one of them is not an edge of the patch.
 pub fn nll(patch: &mut Patch<'_>, logits: &str, targets: &str, weights: &str) -> Result<LossNodes> {
     let last = [("axis", Attr::Int(-1))];
     let column = patch.i64(&[1], &[1]);
-    let logp = patch.op("LogSoftmax", &[logits], &last)?;
+    let logp = log_softmax(patch, logits)?;
     let places = patch.op("Unsqueeze", &[targets, &column], &[])?;
     let hit = patch.op("GatherElements", &[&logp, &places], &last)?;
     let flat = patch.op("Squeeze", &[&hit, &column], &[])?;
@@ -49,8 +55,8 @@ pub fn nll(patch: &mut Patch<'_>, logits: &str, targets: &str, weights: &str) ->
 /// p·((log p − log q) − KL); `FromReference` is Σ q·(log q − log p), with the derivative p − q.
 ///
 /// # Shapes
-/// `logits` `[m, vocab]`; `reference` `[m, vocab]`, finite log-probabilities whose exponentials sum to 1; `weights`
-/// `[m]`; all float32.
+/// `logits` `[m, vocab]`, of any floating-point type; `reference` `[m, vocab]`, finite log-probabilities whose
+/// exponentials sum to 1, and `weights` `[m]`, float32.
 ///
 /// # Errors
 /// `graph-patch-invalid` if one of them is not an edge of the patch.
@@ -62,7 +68,7 @@ pub fn kl(
     direction: KlDirection,
 ) -> Result<LossNodes> {
     let column = patch.i64(&[1], &[1]);
-    let logp = patch.op("LogSoftmax", &[logits], &[("axis", Attr::Int(-1))])?;
+    let logp = log_softmax(patch, logits)?;
     let p = patch.op("Exp", &[&logp], &[])?;
     let (divergence, slope) = match direction {
         KlDirection::FromCurrent => {

@@ -14,6 +14,8 @@ mod loss;
 mod plan;
 mod rules;
 mod tape;
+#[cfg(test)]
+mod tests;
 mod window;
 
 pub use loss::{LossNodes, kl, nll};
@@ -21,7 +23,7 @@ pub use window::{Window, window};
 
 use facts::Facts;
 use plan::Plan;
-use tape::{Grad, Tape};
+use tape::Tape;
 
 use crate::base::{Error, Result};
 use crate::graph::{Patch, Shapes};
@@ -31,7 +33,7 @@ use crate::graph::{Patch, Shapes};
 pub struct Seed {
     /// An edge of the patch's base graph.
     pub edge: String,
-    /// An edge of the patch that has the shape and element type of `edge`.
+    /// An edge of the patch that has the shape of `edge`, of any floating-point type.
     pub cotangent: String,
 }
 
@@ -44,6 +46,10 @@ pub struct Seed {
 /// # Shapes
 /// A gradient has the shape and element type of its edge. `None`: no seed depends on the edge. Two variables may share
 /// one gradient edge.
+///
+/// # Units
+/// Through float16 parts of a graph gradients flow in float16, as PyTorch's do. They are carried there times 256 and
+/// divided again at the end, so that what lies between 2e-10 and 6e-8, too small for float16, is not lost on the way.
 ///
 /// # Errors
 /// Before anything is added: `gradient-missing` if an operator on the way cannot be differentiated, `gradient-opset`
@@ -60,7 +66,8 @@ pub fn gradients(patch: &mut Patch<'_>, shapes: &Shapes, seeds: &[Seed], wrt: &[
     let plan = Plan::new(&facts, &ends, wrt)?;
     let mut tape = Tape::new(patch, facts, wrt);
     for seed in seeds.iter().filter(|s| plan.needs(&s.edge)) {
-        tape.contribute(&seed.edge, Grad::full(&seed.cotangent));
+        let grad = tape.typed(&seed.cotangent, &seed.edge)?;
+        tape.contribute(&seed.edge, grad);
     }
     for mut visit in plan.visits.into_iter().rev() {
         visit.grads = visit.node.outputs().iter().map(|o| tape.total(o)).collect::<Result<_>>()?;

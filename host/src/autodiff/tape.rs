@@ -3,7 +3,7 @@
 //! A gradient is kept cheap for as long as it can be: a constant factor, a broadcast and a change of shape are only
 //! remembered, until an operator needs them done. Equal nodes are added once.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use half::{bf16, f16};
 
@@ -51,12 +51,17 @@ impl Grad {
 /// Tensors of more elements than this are never made of constants alone: a runtime would keep them in memory.
 const FOLDED: usize = 1 << 14;
 
+/// What gradients in float16 are multiplied with on the way: a power of two, so that nothing is rounded by it.
+const CARRIED: f32 = 256.0;
+
 /// The state of one differentiation.
 pub(super) struct Tape<'t, 'g, 's> {
     patch: &'t mut Patch<'g>,
     pub(super) facts: Facts<'g, 's>,
-    variables: Vec<String>,
+    variables: HashSet<String>,
     made: HashMap<String, Vec<String>>,
+    /// The edges that the nodes of this differentiation make.
+    edges: HashSet<String>,
     shapes: HashMap<Vec<Dim>, String>,
     contributions: HashMap<String, Vec<Grad>>,
     parts: HashMap<String, Vec<(i64, Grad)>>,
@@ -69,6 +74,7 @@ impl<'t, 'g, 's> Tape<'t, 'g, 's> {
             facts,
             variables: wrt.iter().map(|&e| e.to_owned()).collect(),
             made: HashMap::new(),
+            edges: HashSet::new(),
             shapes: HashMap::new(),
             contributions: HashMap::new(),
             parts: HashMap::new(),
@@ -81,7 +87,23 @@ impl<'t, 'g, 's> Tape<'t, 'g, 's> {
 
     /// True if the edge is a variable: what lies before it must not be read.
     pub(super) fn is_variable(&self, edge: &str) -> bool {
-        self.variables.iter().any(|v| v == edge)
+        self.variables.contains(edge)
+    }
+
+    /// A cotangent in the element type of the edge that it belongs to. In a narrow type it is carried larger.
+    pub(super) fn typed(&mut self, cotangent: &str, of: &str) -> Result<Grad> {
+        let to = match self.facts.dtype(of) {
+            Some(dtype) if dtype != DType::F32 => dtype,
+            _ => return Ok(Grad::full(cotangent)),
+        };
+        let mut edge = cotangent.to_owned();
+        let mut factor = 1.0;
+        if to == DType::F16 {
+            factor = CARRIED;
+            let (wide, by) = (self.cast(&edge, DType::F32)?, self.real_of(DType::F32, factor));
+            edge = self.op("Mul", &[&wide, &by], &[])?;
+        }
+        Ok(Grad::full(&self.cast(&edge, to)?).scaled(factor.recip()))
     }
 
     /// Adds to the gradient of an edge.
@@ -115,8 +137,7 @@ impl<'t, 'g, 's> Tape<'t, 'g, 's> {
     pub(super) fn result(&mut self, edge: &str) -> Result<Option<String>> {
         let Some(total) = self.total(edge)? else { return Ok(None) };
         let done = self.exact(&total, edge)?;
-        let ours = self.made.values().any(|outputs| outputs.contains(&done));
-        Ok(Some(if ours { done } else { self.op("Identity", &[&done], &[])? }))
+        Ok(Some(if self.edges.contains(&done) { done } else { self.op("Identity", &[&done], &[])? }))
     }
 
     /// Σ terms, the gradients of `of`.
@@ -289,15 +310,27 @@ impl<'t, 'g, 's> Tape<'t, 'g, 's> {
 
     /// Zeros of the element type of `of` in the shape that an edge holds.
     pub(super) fn zeros_by(&mut self, shape: &str, of: &str, beside: &str) -> Result<String> {
+        let dtype = self.facts.dtype(of).unwrap_or(DType::F32);
+        self.zeros_of(dtype, shape, of, beside)
+    }
+
+    /// Zeros of a type, as many as `of` has elements, in the shape that an edge holds.
+    pub(super) fn zeros_of(&mut self, dtype: DType, shape: &str, of: &str, beside: &str) -> Result<String> {
         let count = self.facts.dims(of).and_then(|d| d.iter().map(Dim::known).product::<Option<usize>>());
-        let mut zero = self.real(of, 0.0);
-        if count.is_some_and(|n| n > FOLDED) {
-            let to = self.facts.dtype(of).unwrap_or(DType::F32);
-            let size = self.op("Size", &[beside], &[])?;
-            let size = self.op("Cast", &[&size], &[("to", Attr::Int(i64::from(to.0)))])?;
-            zero = self.op("Mul", &[&size, &zero], &[])?;
-        }
+        let zero = match count {
+            Some(n) if n > FOLDED => {
+                let (size, nothing) = (self.op("Size", &[beside], &[])?, self.integer(0));
+                let product = self.op("Mul", &[&size, &nothing], &[])?;
+                self.cast(&product, dtype)?
+            }
+            _ => self.real_of(dtype, 0.0),
+        };
         self.op("Expand", &[&zero, shape], &[])
+    }
+
+    /// A cast to a type.
+    pub(super) fn cast(&mut self, edge: &str, to: DType) -> Result<String> {
+        self.op("Cast", &[edge], &[("to", Attr::Int(i64::from(to.0)))])
     }
 
     /// A reduction over some axes; `axes` empty stands for all.
@@ -357,6 +390,7 @@ impl<'t, 'g, 's> Tape<'t, 'g, 's> {
             return Ok(made.clone());
         }
         let made = self.patch.op_many(op, inputs, attributes, outputs)?;
+        self.edges.extend(made.iter().cloned());
         self.made.insert(key, made.clone());
         Ok(made)
     }
@@ -391,6 +425,27 @@ impl<'t, 'g, 's> Tape<'t, 'g, 's> {
     /// A tensor of the element type of an edge of the graph that holds one value everywhere.
     pub(super) fn reals(&mut self, like: &str, dims: &[usize], value: f32) -> String {
         let dtype = self.facts.dtype(like).unwrap_or(DType::F32);
+        self.filled(dtype, dims, value)
+    }
+
+    /// A scalar of a floating-point type.
+    pub(super) fn real_of(&mut self, dtype: DType, value: f32) -> String {
+        self.filled(dtype, &[], value)
+    }
+
+    /// The truth value "false".
+    pub(super) fn falsehood(&mut self) -> String {
+        let key = "falsehood".to_owned();
+        if let Some(made) = self.made.get(&key) {
+            return made[0].clone();
+        }
+        let name = self.patch.fresh("engraft.const");
+        let name = self.patch.constant(Initializer::inline(&name, DType::BOOL, &[], vec![0]));
+        self.made.insert(key, vec![name.clone()]);
+        name
+    }
+
+    fn filled(&mut self, dtype: DType, dims: &[usize], value: f32) -> String {
         let key = format!("real {dtype:?} {dims:?} {:x}", value.to_bits());
         if let Some(made) = self.made.get(&key) {
             return made[0].clone();

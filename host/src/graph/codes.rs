@@ -11,9 +11,11 @@ codes! {
         of file. A download that was interrupted, or a Git LFS pointer in place of the file, are the usual causes. \
         Fetch the model again and compare its size.";
     Model GRAPH_INVALID "graph-invalid" "The graph contradicts itself: two nodes make one edge, an edge is read that \
-        nobody makes, or nodes form a cycle. ONNX Runtime would refuse it too. Export the model again.";
+        nobody makes, nodes form a cycle, or a function of the model calls itself or is called as it is not declared. \
+        ONNX Runtime would refuse it too. Export the model again.";
     Model GRAPH_UNSUPPORTED "graph-unsupported" "The graph uses a feature that is not read: sparse initializers, \
-        model-local functions, tensors in memory of another process. Export the model without it.";
+        functions written for another operator set than the model itself, tensors in memory of another process, \
+        external data in an attribute of an operator. Export the model without it.";
     Model DATA_MISSING "data-missing" "The model keeps weights in an external data file that is not there. The \
         file belongs beside the .onnx file, under the name that the model gives; copy it there.";
     Model DATA_TRUNCATED "data-truncated" "The external data file is shorter than the model says, or the size of a \

@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use onnx_protobuf::{Message, ModelProto};
+use onnx_protobuf::tensor_proto::DataLocation;
+use onnx_protobuf::{AttributeProto, GraphProto, Message, ModelProto, NodeProto, TensorProto};
 
 use super::codes;
 use super::container::Graph;
@@ -85,13 +86,14 @@ impl Graph {
             Err(Error::new(&codes::GRAPH_UNSUPPORTED, format!("`{}` {what}", path.display()))
                 .help("export the model without it"))
         };
-        if !model.functions.is_empty() {
-            return unsupported(format!("has {} model-local functions", model.functions.len()));
-        }
+        super::functions::inline(&mut model).map_err(|e| {
+            Error::new(e.code(), format!("the functions of `{}` cannot be read", path.display())).because(e)
+        })?;
         let Some(graph) = model.graph.as_mut() else { return Err(not_onnx("it holds no graph".into())) };
         if !graph.sparse_initializer.is_empty() {
             return unsupported("has sparse initializers".into());
         }
+        lift_external(graph)?;
         let nodes: Vec<Node> = std::mem::take(&mut graph.node).into_iter().map(Node::from_proto).collect();
         let (inputs, outputs) = (std::mem::take(&mut graph.input), std::mem::take(&mut graph.output));
         let mut initializers = BTreeMap::new();
@@ -149,4 +151,42 @@ impl Graph {
             None => Ok(()),
         }
     }
+}
+
+/// Makes every `Constant` whose tensor lies in a data file an initializer, so that it is checked, shared and exported
+/// like one.
+///
+/// # Errors
+/// `graph-unsupported` for such a tensor in another place.
+fn lift_external(graph: &mut GraphProto) -> Result<()> {
+    let external = |t: &TensorProto| t.data_location == DataLocation::EXTERNAL.into();
+    let (mut kept, mut lifted) = (Vec::with_capacity(graph.node.len()), Vec::new());
+    for mut node in std::mem::take(&mut graph.node) {
+        let standard = node.domain.is_empty() || node.domain == "ai.onnx";
+        let value = node.attribute.iter_mut().find(|a| a.name == "value").and_then(|a| a.t.as_mut());
+        match value {
+            Some(tensor) if standard && node.op_type == "Constant" && external(tensor) => {
+                let mut tensor = std::mem::take(tensor);
+                tensor.name = node.output.first().cloned().unwrap_or_default();
+                lifted.push(tensor);
+            }
+            _ => kept.push(node),
+        }
+    }
+    graph.node = kept;
+    graph.initializer.extend(lifted);
+    match hidden(&graph.node, &external) {
+        Some(node) => {
+            let text = format!("{} keeps an attribute in a data file", Node::from_proto(node.clone()).label());
+            Err(Error::new(&codes::GRAPH_UNSUPPORTED, text).help("export the model with external data in initializers"))
+        }
+        None => Ok(()),
+    }
+}
+
+/// A node that has a tensor for which `is` holds in an attribute, or in a graph inside it.
+fn hidden<'g>(nodes: &'g [NodeProto], is: &dyn Fn(&TensorProto) -> bool) -> Option<&'g NodeProto> {
+    let graph = |g: &GraphProto| g.initializer.iter().any(is) || hidden(&g.node, is).is_some();
+    let attribute = |a: &AttributeProto| a.t.iter().chain(&a.tensors).any(is) || a.g.iter().chain(&a.graphs).any(graph);
+    nodes.iter().find(|n| n.attribute.iter().any(attribute))
 }

@@ -5,12 +5,17 @@
 //! new graph or an error, never a half-changed one.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+
+use onnx_protobuf::ValueInfoProto;
 
 use super::codes;
 use super::container::{Dim, Graph, Port};
 use super::index::Index;
 use super::initializer::Initializer;
 use super::node::{Attr, DType, Node};
+use super::shapes::Shapes;
+use super::slice::downstream;
 use crate::base::{Error, Result};
 
 /// A recorded change of one graph.
@@ -258,12 +263,14 @@ impl<'g> Patch<'g> {
     /// an edge that a node makes.
     pub fn apply(self) -> Result<Graph> {
         let mut graph = self.graph.clone();
+        let mut changed: HashSet<String> = HashSet::new();
         for node in &mut graph.nodes {
             let reader = node.output(0).to_owned();
             for slot in 0..node.inputs().len() {
                 let to = self.reroutes.get(&(reader.clone(), slot)).or_else(|| self.shunts.get(&node.inputs()[slot]));
                 if let Some(to) = to {
                     node.set_input(slot, to);
+                    changed.insert(reader.clone());
                 }
             }
         }
@@ -279,6 +286,11 @@ impl<'g> Patch<'g> {
                 let text = format!("the new constant `{}` does not fill its shape", initializer.name());
                 return Err(Error::new(&codes::PATCH_INVALID, text));
             }
+            if let Some(old) = graph.initializer(initializer.name())
+                && old.dims() != initializer.dims()
+            {
+                changed.extend(self.index.consumers(initializer.name()).map(|(node, _)| node.output(0).to_owned()));
+            }
             graph.set_initializer(initializer);
         }
         graph.inputs.extend(self.inputs.iter().map(Port::to_proto));
@@ -287,11 +299,42 @@ impl<'g> Patch<'g> {
         }
         graph.outputs.extend(self.outputs.iter().map(Port::to_proto));
         graph.sort()?;
+        graph.unsay(&changed);
         Ok(graph)
     }
 }
 
 impl Graph {
+    /// Forgets what the file says of the shapes of edges that depend on the nodes with these first outputs, where
+    /// inference says otherwise: it was said of another graph, and a runtime would believe it.
+    fn unsay(&mut self, changed: &HashSet<String>) {
+        if changed.is_empty() {
+            return;
+        }
+        let index = self.index();
+        let mut reached: HashSet<usize> = changed.iter().filter_map(|edge| index.producer_id(edge)).collect();
+        let made = |id: &usize| self.nodes[*id].outputs().iter().map(String::as_str);
+        let direct: Vec<&str> = reached.iter().flat_map(made).collect();
+        reached.extend(downstream(&index, direct));
+        let edges: HashSet<String> = reached.iter().flat_map(made).map(str::to_owned).collect();
+        let inferred = Shapes::infer_beside(self, &edges);
+        let stale = |said: &ValueInfoProto| {
+            edges.contains(&said.name)
+                && match (&inferred, Port::from_proto(said).dims) {
+                    (Ok(shapes), Some(dims)) => shapes.contradict(&said.name, &dims),
+                    (_, dims) => dims.is_some(),
+                }
+        };
+        for output in self.outputs.iter_mut().filter(|o| stale(o)) {
+            let port = Port { dims: None, ..Port::from_proto(output) };
+            *output = port.to_proto();
+        }
+        if self.shell.graph.value_info.iter().any(stale) {
+            let shell = Arc::make_mut(&mut self.shell);
+            shell.graph.mut_or_insert_default().value_info.retain(|v| !stale(v));
+        }
+    }
+
     /// Orders the nodes so that every edge is made before it is read, keeping the given order where it can.
     pub(super) fn sort(&mut self) -> Result<()> {
         let order = {

@@ -1,4 +1,7 @@
-//! For tests of this crate: the rows of the zoo, the tiny GPT-2 graphs, and a graph with every name replaced.
+//! For tests of this crate: the rows of the zoo, the tiny GPT-2 graphs, a graph with every name replaced, and random
+//! small decoders.
+
+pub(crate) mod decoders;
 
 use std::path::{Path, PathBuf};
 

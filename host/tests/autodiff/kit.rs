@@ -23,9 +23,10 @@ impl Compiled {
 
 impl Evaluate for Compiled {
     fn run(&self, feeds: &[(&str, &Tensor)], fetch: &[&str]) -> Result<Vec<Tensor>> {
-        let used: Vec<_> = feeds.iter().filter(|(name, _)| self.0.input(name).is_some()).collect();
-        let values = used.iter().map(|(_, t)| Value::try_from(*t)).collect::<Result<Vec<_>>>()?;
-        let feeds: Vec<_> = used.iter().zip(&values).map(|((name, _), value)| (*name, value)).collect();
+        let used = feeds.iter().filter_map(|&(name, tensor)| Some((name, tensor, self.0.input(name)?.dtype)));
+        let values =
+            used.map(|(name, t, dtype)| Ok((name, Value::from_tensor(t, dtype)?))).collect::<Result<Vec<_>>>()?;
+        let feeds: Vec<_> = values.iter().map(|(name, value)| (*name, value)).collect();
         self.0.run(&feeds, fetch)?.iter().map(Value::to_tensor).collect()
     }
 }

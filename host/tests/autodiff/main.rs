@@ -3,8 +3,10 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod fused;
 mod kit;
 mod losses;
 mod records;
 mod refusals;
 mod rules;
+mod zoo;

@@ -41,6 +41,135 @@ fn elementwise_operators_of_one_input() {
 }
 
 #[test]
+fn activation_functions() {
+    let x = || [("x", wide(&[2, 6], 3))];
+    for op in ["HardSwish", "Softsign", "Elu", "Celu", "Selu", "LeakyRelu", "HardSigmoid", "ThresholdedRelu"] {
+        operator(14, op, &x(), &[]);
+    }
+    for op in ["Elu", "Celu", "LeakyRelu", "HardSigmoid"] {
+        operator(14, op, &x(), &[("alpha", Attr::Float(0.3))]);
+    }
+    operator(18, "Mish", &x(), &[]);
+    operator(16, "PRelu", &[("x", wide(&[2, 3], 3)), ("s", random(&[3], 4))], &[]);
+    operator(24, "Swish", &x(), &[]);
+    operator(24, "Swish", &x(), &[("alpha", Attr::Float(1.7))]);
+    // x·σ(1.702·x), and the tanh form of GELU, as older exports spell them.
+    expression(&[14], wide(&[2, 6], 3), &|p| {
+        let factor = p.f32(&[], &[1.702]);
+        let part = p.op("Mul", &["x", &factor], &[]).unwrap();
+        let gate = p.op("Sigmoid", &[&part], &[]).unwrap();
+        p.op("Mul", &["x", &gate], &[]).unwrap()
+    });
+    expression(&[14], wide(&[2, 6], 3), &|p| {
+        let [three, a, root, one, half] = [3.0, 0.044715, 0.797_884_6, 1.0, 0.5].map(|v| p.f32(&[], &[v]));
+        let cube = p.op("Pow", &["x", &three], &[]).unwrap();
+        let part = p.op("Mul", &[&cube, &a], &[]).unwrap();
+        let sum = p.op("Add", &["x", &part], &[]).unwrap();
+        let inner = p.op("Mul", &[&sum, &root], &[]).unwrap();
+        let tanh = p.op("Tanh", &[&inner], &[]).unwrap();
+        let gate = p.op("Add", &[&tanh, &one], &[]).unwrap();
+        let left = p.op("Mul", &["x", &half], &[]).unwrap();
+        p.op("Mul", &[&left, &gate], &[]).unwrap()
+    });
+}
+
+/// Numbers in (−4, 4), away from 0.
+fn wide(dims: &[usize], seed: u64) -> Tensor {
+    let values = crate::kit::floats(&random(dims, seed)).iter().map(|v| 4.0 * v).collect();
+    Tensor::f32(dims.to_vec(), values).unwrap()
+}
+
+#[test]
+fn the_largest_of_several_and_means() {
+    let inputs = [("a", random(&[2, 3], 1)), ("b", random(&[3], 2)), ("d", random(&[2, 1], 3))];
+    for op in ["Max", "Min", "Mean"] {
+        operator(14, op, &inputs, &[]);
+        operator(14, op, &inputs[..1], &[]);
+    }
+    // Equal operands: the first alone has the gradient.
+    let build = |p: &mut Patch<'_>| p.op("Max", &["x", "x", "y"], &[]).unwrap();
+    let inputs = [("x", random(&[4], 1)), ("y", random(&[4], 2))];
+    Trial { opset: 14, inputs: &inputs, wrt: &["x", "y"], build: &build }.check_all();
+}
+
+#[test]
+fn sums_along_axes_triangles_tiles_and_margins() {
+    for (exclusive, reverse) in [(0, 0), (1, 0), (0, 1), (1, 1)] {
+        let build = |p: &mut Patch<'_>| {
+            let axis = p.i64(&[], &[1]);
+            let attributes = [("exclusive", Attr::Int(exclusive)), ("reverse", Attr::Int(reverse))];
+            p.op("CumSum", &["x", &axis], &attributes).unwrap()
+        };
+        expression(&[14], random(&[2, 4], 1), &build);
+    }
+    for (upper, k) in [(1, 0), (0, 0), (0, -1), (1, 1)] {
+        expression(&[14], random(&[2, 3, 4], 1), &|p| {
+            let k = p.i64(&[], &[k]);
+            p.op("Trilu", &["x", &k], &[("upper", Attr::Int(upper))]).unwrap()
+        });
+    }
+    expression(&[14, 20], random(&[2, 1, 3], 1), &|p| {
+        let repeats = p.i64(&[3], &[1, 4, 2]);
+        let x = p.op("Exp", &["x"], &[]).unwrap();
+        p.op("Tile", &[&x, &repeats], &[]).unwrap()
+    });
+    expression(&[14, 20], random(&[2, 3], 1), &|p| {
+        let pads = p.i64(&[4], &[0, 2, 1, -1]);
+        p.op("Pad", &["x", &pads], &[]).unwrap()
+    });
+    expression(&[18], random(&[2, 3], 1), &|p| {
+        let (pads, axis) = (p.i64(&[2], &[1, 2]), p.i64(&[1], &[-1]));
+        p.op("Pad", &["x", &pads, "", &axis], &[]).unwrap()
+    });
+    expression(&[14], random(&[3, 6], 1), &|p| {
+        let k = p.i64(&[1], &[2]);
+        p.op_many("TopK", &["x", &k], &[], 2).unwrap().remove(0)
+    });
+}
+
+#[test]
+fn a_past_of_no_token_is_joined_as_nothing() {
+    for past in [0, 2] {
+        let inputs = [("past", random(&[2, past, 2], 1)), ("x", random(&[2, 2, 2], 2))];
+        let build = |p: &mut Patch<'_>| {
+            let all = p.op("Concat", &["past", "x"], &[("axis", Attr::Int(-2))]).unwrap();
+            p.op("Mul", &[&all, &all], &[]).unwrap()
+        };
+        Trial { opset: 17, inputs: &inputs, wrt: &["x"], build: &build }.check_all();
+    }
+}
+
+#[test]
+fn sums_of_products_by_equation() {
+    let cases: [(&str, &[usize], &[usize]); 5] = [
+        ("bhid,bhjd->bhij", &[2, 2, 3, 4], &[2, 2, 5, 4]),
+        ("bij , bj -> bi", &[2, 3, 4], &[2, 4]),
+        ("i,j->ij", &[3], &[4]),
+        ("bij,jk", &[2, 3, 4], &[4, 2]),
+        ("bij,k->bk", &[2, 3, 4], &[5]),
+    ];
+    for (equation, a, b) in cases {
+        let inputs = [("a", random(a, 1)), ("b", random(b, 2))];
+        operator(14, "Einsum", &inputs, &[("equation", Attr::Str(equation.into()))]);
+    }
+    operator(14, "Einsum", &[("a", random(&[2, 3], 1))], &[("equation", Attr::Str("ij->ji".into()))]);
+}
+
+/// The probabilities of a row that sees nothing are replaced by zeros, and its gradient is zero, not "no number".
+#[test]
+fn a_row_that_sees_nothing_has_no_gradient() {
+    let build = |p: &mut Patch<'_>| {
+        let mask =
+            p.f32(&[2, 3], &[0.0, f32::NEG_INFINITY, 0.0, f32::NEG_INFINITY, f32::NEG_INFINITY, f32::NEG_INFINITY]);
+        let (scores, zero) = (p.op("Add", &["x", &mask], &[]).unwrap(), p.f32(&[], &[0.0]));
+        let rows = p.op("Softmax", &[&scores], &[("axis", Attr::Int(-1))]).unwrap();
+        let nothing = p.op("IsNaN", &[&rows], &[]).unwrap();
+        p.op("Where", &[&nothing, &zero, &rows], &[]).unwrap()
+    };
+    expression(&[14], random(&[2, 3], 1), &build);
+}
+
+#[test]
 fn elementwise_operators_broadcast_and_sum_back() {
     let shapes: [(&[usize], &[usize]); 6] = [
         (&[2, 3], &[2, 3]),
@@ -299,6 +428,23 @@ fn reductions() {
                         }
                     });
                 }
+            }
+        }
+    }
+    for op in ["ReduceMax", "ReduceMin", "ReduceL1", "ReduceL2", "ReduceSumSquare", "ReduceLogSumExp"] {
+        for (opset, axes) in [(14, &[1i64][..]), (18, &[-1, 0]), (18, &[])] {
+            for keep in [0, 1] {
+                expression(&[opset], random(&[2, 3, 4], 1), &|p| {
+                    let keep = ("keepdims", Attr::Int(keep));
+                    if axes.is_empty() {
+                        p.op(op, &["x"], &[keep]).unwrap()
+                    } else if opset >= 18 {
+                        let axes = p.i64(&[axes.len()], axes);
+                        p.op(op, &["x", &axes], &[keep]).unwrap()
+                    } else {
+                        p.op(op, &["x"], &[keep, ("axes", Attr::Ints(axes.to_vec()))]).unwrap()
+                    }
+                });
             }
         }
     }

@@ -1,17 +1,44 @@
-//! Expand (8+), and what every operator that broadcasts does: dx = Σ g over the axes along which x was repeated.
+//! Expand (8+), Tile (6+), and what every operator that broadcasts does: dx = Σ g over the axes along which x was
+//! repeated.
 //!
 //! Which axes these are follows from the shapes where those are known or provably equal; else the graph finds them out
 //! when it runs.
 
+use super::super::facts::Facts;
 use super::super::plan::Visit;
 use super::super::tape::{Form, Grad, Tape};
-use super::Gradients;
+use super::{Check, Gradients};
 use crate::base::Result;
 use crate::graph::{Attr, Dim};
 
 pub(super) fn expand(tape: &mut Tape<'_, '_, '_>, visit: &Visit<'_>) -> Result<Gradients> {
     let grad = to_operand(tape, visit.grad(), visit.output(), visit.input(0), None)?;
     Ok(vec![(0, grad)])
+}
+
+pub(super) fn check_tile(facts: &Facts<'_, '_>, visit: &Visit<'_>) -> Check {
+    match facts.rank(visit.input(0)) {
+        Some(_) => Ok(()),
+        None => Err("the number of axes of its input is not known".into()),
+    }
+}
+
+/// Every axis becomes two, how often and how long, and the first is summed away.
+pub(super) fn tile(tape: &mut Tape<'_, '_, '_>, visit: &Visit<'_>) -> Result<Gradients> {
+    let (x, rank) = (visit.input(0), tape.facts.rank(visit.input(0)).unwrap_or(0));
+    let g = tape.shaped(&visit.grad(), visit.output())?;
+    if rank == 0 {
+        return Ok(vec![(0, g)]);
+    }
+    let (shape, column, all) = (tape.shape_of(x)?, tape.ints(&[1]), tape.ints(&[-1]));
+    let often = tape.op("Unsqueeze", &[visit.input(1), &column], &[])?;
+    let long = tape.op("Unsqueeze", &[&shape, &column], &[])?;
+    let pairs = tape.op("Concat", &[&often, &long], &[("axis", Attr::Int(1))])?;
+    let target = tape.op("Reshape", &[&pairs, &all], &[])?;
+    let apart = tape.reshape_by(&g.edge, &target)?;
+    let axes: Vec<i64> = (0..rank as i64).map(|a| 2 * a).collect();
+    let edge = tape.reduce("ReduceSum", &apart, &axes, false)?;
+    Ok(vec![(0, Grad { edge, ..g })])
 }
 
 /// Brings a gradient of `out` to the shape of `operand`, one of those that were broadcast. `others` are the other
@@ -45,8 +72,8 @@ pub(super) struct Repeated {
     inner: Vec<usize>,
 }
 
-/// Finds them, if the shapes tell. `others` are the shapes of the other operands; only where they are not known is the
-/// output's shape believed, since shape inference takes extents that differ in name to be equal, and either may be 1.
+/// Finds them, if the shapes tell. `others` are the shapes of the other operands. Beside a name of another operand the
+/// output's extent is believed; beside an extent that nothing is known of it may be a guess.
 pub(super) fn repeated(x: &[Dim], out: Option<&[Dim]>, others: Option<&[Vec<Dim>]>) -> Option<Repeated> {
     let widest = others.map(|o| o.iter().map(Vec::len).fold(x.len(), usize::max));
     let rank = widest.or(out.map(<[_]>::len))?;
@@ -54,10 +81,12 @@ pub(super) fn repeated(x: &[Dim], out: Option<&[Dim]>, others: Option<&[Vec<Dim>
     let mut inner = Vec::new();
     for (i, extent) in x.iter().enumerate() {
         let from_end = x.len() - i;
-        let like = |d: &Dim| *d == Dim::Known(1) || d == extent;
+        let same = out.is_some_and(|o| o.get(i + lead) == Some(extent));
+        let named = |d: &Dim| matches!(d, Dim::Symbol(name) if !name.starts_with('?'));
+        let like = |d: &Dim| *d == Dim::Known(1) || d == extent || (same && named(d));
         let whole = match others {
             Some(others) => others.iter().filter_map(|d| Some(&d[d.len().checked_sub(from_end)?])).all(like),
-            None => out.is_some_and(|o| o[i + lead] == *extent),
+            None => same,
         };
         match extent {
             _ if whole => {}

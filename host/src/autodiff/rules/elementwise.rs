@@ -1,10 +1,10 @@
 //! Operators that act on each element by itself.
 //!
-//! Add, Sub (7+), Sum (8+): g, −g. Mul (7+): g·b. Div (7+): g/b, −(g/b)·y. Pow (7+), by x: g·p·x^(p−1).
-//! Max, Min (8+, of two): g where the operand is the result, ties to the first. Where (9+): g where chosen.
+//! Add, Sub (7+), Sum (8+): g, −g; Mean (8+): a part of g. Mul (7+): g·b. Div (7+): g/b, −(g/b)·y. Pow (7+), by x:
+//! g·p·x^(p−1). Max, Min (8+): g where the operand is the result, ties to the first. Where (9+): g where chosen.
 //! Clip (6+): g where x was not changed. Neg, Exp g·y, Log g/x, Sqrt g/2y, Reciprocal −g·y², Tanh g·(1−y²),
-//! Sigmoid g·y·(1−y), Erf g·2/√π·e^(−x²), Relu g·sign y, Abs g·sign x, Softplus g·σ(x), Sin, Cos, Gelu (20+, both
-//! forms). Cast, CastLike between floats: a cast back. Identity, Dropout (as when not training): g.
+//! Sigmoid g·y·(1−y), Erf g·2/√π·e^(−x²), Relu g·sign y, Abs g·sign x, Softplus g·σ(x), Sin, Cos. Cast, CastLike
+//! between floats: a cast back. Identity, Dropout (as when not training): g.
 
 use super::super::facts::Facts;
 use super::super::plan::Visit;
@@ -12,7 +12,7 @@ use super::super::tape::{Form, Grad, Tape};
 use super::broadcasting::to_operand;
 use super::{Check, Gradients};
 use crate::base::Result;
-use crate::graph::{Attr, DType};
+use crate::graph::DType;
 
 /// An element-wise product or quotient of a gradient of `out` with an edge that broadcasts to `out`.
 fn combine(tape: &mut Tape<'_, '_, '_>, op: &str, grad: &Grad, factor: &str, out: &str) -> Result<Grad> {
@@ -25,14 +25,25 @@ fn combine(tape: &mut Tape<'_, '_, '_>, op: &str, grad: &Grad, factor: &str, out
 }
 
 /// The same with an edge that this differentiation made in the shape of `out`.
-fn combine_full(tape: &mut Tape<'_, '_, '_>, op: &str, grad: &Grad, factor: &str, out: &str) -> Result<Grad> {
+pub(super) fn combine_full(
+    tape: &mut Tape<'_, '_, '_>,
+    op: &str,
+    grad: &Grad,
+    factor: &str,
+    out: &str,
+) -> Result<Grad> {
     let spread = tape.spread(grad, out)?;
     let edge = tape.op(op, &[&spread.edge, factor], &[])?;
     Ok(Grad { edge, scale: grad.scale, form: Form::Full })
 }
 
 /// Sends a gradient on to operand `slot`, summed over what was broadcast.
-fn operand(tape: &mut Tape<'_, '_, '_>, visit: &Visit<'_>, slot: usize, grad: Grad) -> Result<(usize, Grad)> {
+pub(super) fn operand(
+    tape: &mut Tape<'_, '_, '_>,
+    visit: &Visit<'_>,
+    slot: usize,
+    grad: Grad,
+) -> Result<(usize, Grad)> {
     let inputs = visit.node.inputs().iter().enumerate();
     let others: Vec<&str> = inputs.filter(|&(i, e)| i != slot && !e.is_empty()).map(|(_, e)| e.as_str()).collect();
     Ok((slot, to_operand(tape, grad, visit.output(), visit.input(slot), Some(&others))?))
@@ -40,6 +51,11 @@ fn operand(tape: &mut Tape<'_, '_, '_>, visit: &Visit<'_>, slot: usize, grad: Gr
 
 pub(super) fn add(tape: &mut Tape<'_, '_, '_>, visit: &Visit<'_>) -> Result<Gradients> {
     visit.wanted.iter().map(|&slot| operand(tape, visit, slot, visit.grad())).collect()
+}
+
+pub(super) fn mean(tape: &mut Tape<'_, '_, '_>, visit: &Visit<'_>) -> Result<Gradients> {
+    let part = (visit.node.inputs().len() as f32).recip();
+    visit.wanted.iter().map(|&slot| operand(tape, visit, slot, visit.grad().scaled(part))).collect()
 }
 
 pub(super) fn sub(tape: &mut Tape<'_, '_, '_>, visit: &Visit<'_>) -> Result<Gradients> {
@@ -143,7 +159,7 @@ pub(super) fn unary(tape: &mut Tape<'_, '_, '_>, visit: &Visit<'_>) -> Result<Gr
             combine_full(tape, "Mul", &g, &slope, y)?
         }
         "Erf" => {
-            let bell = gaussian(tape, x, -1.0)?;
+            let bell = super::activations::gaussian(tape, x, -1.0)?;
             combine_full(tape, "Mul", &g, &bell, y)?.scaled(std::f32::consts::FRAC_2_SQRT_PI)
         }
         "Relu" => signed(tape, &g, y, y)?,
@@ -156,13 +172,9 @@ pub(super) fn unary(tape: &mut Tape<'_, '_, '_>, visit: &Visit<'_>) -> Result<Gr
             let slope = tape.op("Cos", &[x], &[])?;
             combine_full(tape, "Mul", &g, &slope, y)?
         }
-        "Cos" => {
+        _ => {
             let slope = tape.op("Sin", &[x], &[])?;
             combine_full(tape, "Mul", &g, &slope, y)?.scaled(-1.0)
-        }
-        _ => {
-            let slope = gelu_slope(tape, x, visit.node.string("approximate") == Some("tanh"))?;
-            combine_full(tape, "Mul", &g, &slope, y)?.scaled(0.5)
         }
     };
     Ok(vec![(0, grad)])
@@ -174,48 +186,14 @@ fn signed(tape: &mut Tape<'_, '_, '_>, g: &Grad, of: &str, y: &str) -> Result<Gr
 }
 
 /// 1 − t²
-fn one_minus_square(tape: &mut Tape<'_, '_, '_>, t: &str, like: &str) -> Result<String> {
+pub(super) fn one_minus_square(tape: &mut Tape<'_, '_, '_>, t: &str, like: &str) -> Result<String> {
     let one = tape.real(like, 1.0);
     let square = tape.op("Mul", &[t, t], &[])?;
     tape.op("Sub", &[&one, &square], &[])
 }
 
-/// e^(factor·x²)
-fn gaussian(tape: &mut Tape<'_, '_, '_>, x: &str, factor: f32) -> Result<String> {
-    let square = tape.op("Mul", &[x, x], &[])?;
-    let exponent = tape.multiplied(&square, factor, x)?;
-    tape.op("Exp", &[&exponent], &[])
-}
-
-/// Twice the slope of x·Φ(x): 1 + erf(x/√2) + x·√(2/π)·e^(−x²/2), or of its approximation ½x(1 + tanh u),
-/// u = √(2/π)(x + a·x³): 1 + tanh u + x(1 − tanh² u)·√(2/π)(1 + 3a·x²).
-fn gelu_slope(tape: &mut Tape<'_, '_, '_>, x: &str, approximate: bool) -> Result<String> {
-    const A: f32 = 0.044715;
-    let root = (2.0 / std::f32::consts::PI).sqrt();
-    let one = tape.real(x, 1.0);
-    let (sigmoid, bell) = if approximate {
-        let square = tape.op("Mul", &[x, x], &[])?;
-        let cubic = tape.multiplied(&square, A * root, x)?;
-        let linear = tape.real(x, root);
-        let slope = tape.op("Add", &[&cubic, &linear], &[])?;
-        let u = tape.op("Mul", &[x, &slope], &[])?;
-        let t = tape.op("Tanh", &[&u], &[])?;
-        let rest = one_minus_square(tape, &t, x)?;
-        let cubic = tape.multiplied(&square, 3.0 * A * root, x)?;
-        let inner = tape.op("Add", &[&cubic, &linear], &[])?;
-        (t, tape.op("Mul", &[&rest, &inner], &[])?)
-    } else {
-        let narrow = tape.multiplied(x, std::f32::consts::FRAC_1_SQRT_2, x)?;
-        let bell = gaussian(tape, x, -0.5)?;
-        (tape.op("Erf", &[&narrow], &[])?, tape.multiplied(&bell, root, x)?)
-    };
-    let tail = tape.op("Mul", &[x, &bell], &[])?;
-    let head = tape.op("Add", &[&sigmoid, &one], &[])?;
-    tape.op("Add", &[&head, &tail], &[])
-}
-
 /// The gradient where a condition holds (or where it does not), else zero.
-fn masked(tape: &mut Tape<'_, '_, '_>, g: &Grad, condition: &str, holds: bool, y: &str) -> Result<Grad> {
+pub(super) fn masked(tape: &mut Tape<'_, '_, '_>, g: &Grad, condition: &str, holds: bool, y: &str) -> Result<Grad> {
     let shaped = tape.shaped(g, y)?;
     let zero = tape.real(y, 0.0);
     let inputs = if holds { [condition, &shaped.edge, &zero] } else { [condition, &zero, &shaped.edge] };
@@ -232,20 +210,38 @@ pub(super) fn choose(tape: &mut Tape<'_, '_, '_>, visit: &Visit<'_>) -> Result<G
     Ok(gradients)
 }
 
-pub(super) fn check_pair(_: &Facts<'_, '_>, visit: &Visit<'_>) -> Check {
-    match visit.node.inputs().len() {
-        2 => Ok(()),
-        n => Err(format!("it compares {n} tensors; 2 are covered")),
-    }
-}
-
 pub(super) fn extreme(tape: &mut Tape<'_, '_, '_>, visit: &Visit<'_>) -> Result<Gradients> {
+    let count = visit.node.inputs().len();
+    if count == 1 {
+        return Ok(vec![(0, visit.grad())]);
+    }
     let op = if visit.node.is("Max") { "GreaterOrEqual" } else { "LessOrEqual" };
-    let first = tape.op(op, &[visit.input(0), visit.input(1)], &[])?;
     let mut gradients = Vec::new();
-    for &slot in &visit.wanted {
-        let grad = masked(tape, &visit.grad(), &first, slot == 0, visit.output())?;
-        gradients.push(operand(tape, visit, slot, grad)?);
+    if count == 2 {
+        let first = tape.op(op, &[visit.input(0), visit.input(1)], &[])?;
+        for &slot in &visit.wanted {
+            let grad = masked(tape, &visit.grad(), &first, slot == 0, visit.output())?;
+            gradients.push(operand(tape, visit, slot, grad)?);
+        }
+        return Ok(gradients);
+    }
+    // Where the result was an earlier operand already, a later one that is equal has no part in it.
+    let mut before: Option<String> = None;
+    for slot in 0..count {
+        let mut hit = tape.op("Equal", &[visit.input(slot), visit.output()], &[])?;
+        let earlier = before.clone();
+        before = Some(match &before {
+            Some(before) => tape.op("Or", &[before, &hit], &[])?,
+            None => hit.clone(),
+        });
+        if let Some(earlier) = earlier {
+            let free = tape.op("Not", &[&earlier], &[])?;
+            hit = tape.op("And", &[&hit, &free], &[])?;
+        }
+        if visit.wants(slot) {
+            let grad = masked(tape, &visit.grad(), &hit, true, visit.output())?;
+            gradients.push(operand(tape, visit, slot, grad)?);
+        }
     }
     Ok(gradients)
 }
@@ -279,7 +275,7 @@ pub(super) fn cast(tape: &mut Tape<'_, '_, '_>, visit: &Visit<'_>) -> Result<Gra
         None => tape.facts.dtype(visit.input(1)),
     };
     if to != Some(from) {
-        grad.edge = tape.op("Cast", &[&grad.edge], &[("to", Attr::Int(i64::from(from.0)))])?;
+        grad.edge = tape.cast(&grad.edge, from)?;
     }
     Ok(vec![(0, grad)])
 }

@@ -2,7 +2,8 @@
 //!
 //! Reshape (5+), Flatten (9+), Squeeze, Unsqueeze (13+): g in the old shape. Transpose (1+): g transposed back.
 //! Split (13+): the parts' gradients joined, zeros for parts that nothing reads. Concat (4+): g split. Slice (10+):
-//! g padded with zeros; with steps other than 1, g put back at the places it was read from.
+//! g padded with zeros; with steps other than 1, g put back at the places it was read from. Pad (11+, with a constant):
+//! g with the margins cut off. Trilu (14+): the same triangle of g.
 
 use super::super::facts::{Facts, front};
 use super::super::plan::Visit;
@@ -95,6 +96,35 @@ pub(super) fn concat(tape: &mut Tape<'_, '_, '_>, visit: &Visit<'_>) -> Result<G
     let count = visit.node.inputs().len();
     let parts = tape.op_many("Split", &[&shaped.edge, &sizes], &[("axis", Attr::Int(axis))], count)?;
     Ok(visit.wanted.iter().map(|&slot| (slot, Grad::full(&parts[slot]).scaled(shaped.scale))).collect())
+}
+
+pub(super) fn check_pad(_: &Facts<'_, '_>, visit: &Visit<'_>) -> Check {
+    if visit.wants(2) {
+        return Err("the value it fills with depends on the variable".into());
+    }
+    match visit.node.string("mode").unwrap_or("constant") {
+        "constant" => Ok(()),
+        other => Err(format!("its mode is `{other}`; `constant` is covered")),
+    }
+}
+
+pub(super) fn pad(tape: &mut Tape<'_, '_, '_>, visit: &Visit<'_>) -> Result<Gradients> {
+    let g = tape.shaped(&visit.grad(), visit.output())?;
+    let margins = tape.op("Neg", &[visit.input(1)], &[])?;
+    let mut inputs = vec![g.edge.as_str(), &margins];
+    if let Some(axes) = visit.node.input(3) {
+        inputs.extend(["", axes]);
+    }
+    let edge = tape.op("Pad", &inputs, &[])?;
+    Ok(vec![(0, Grad { edge, ..g })])
+}
+
+pub(super) fn trilu(tape: &mut Tape<'_, '_, '_>, visit: &Visit<'_>) -> Result<Gradients> {
+    let g = tape.shaped(&visit.grad(), visit.output())?;
+    let mut inputs = vec![g.edge.as_str()];
+    inputs.extend(visit.node.input(1));
+    let edge = tape.op("Trilu", &inputs, &[("upper", Attr::Int(visit.node.int("upper").unwrap_or(1)))])?;
+    Ok(vec![(0, Grad { edge, ..g })])
 }
 
 /// How a Slice cuts, where that is constant.

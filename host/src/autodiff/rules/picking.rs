@@ -2,10 +2,11 @@
 //!
 //! Gather (1+, any axis), GatherND (12+, without batch axes): dx = zeros, with g added at the indices. GatherElements
 //! (11+): the same by element, from 16 on. ScatterND, ScatterElements (16+ with reduction `add`, 11+ without):
-//! d updates = g picked at the indices; d data = g, with zeros at the indices unless the updates were added.
+//! d updates = g picked at the indices; d data = g, with zeros at the indices unless the updates were added. TopK (10+):
+//! zeros, with g at the places that were picked.
 //!
 //! Adding needs ScatterND's reduction, which exists from 16 on. Before, indices become rows of a one-hot matrix, and
-//! the sum is a Gemm.
+//! the sum is a Gemm. Floats of 16 bits are added as float32, which is exact for longer and what every device can do.
 
 use super::super::facts::{Facts, front};
 use super::super::plan::Visit;
@@ -30,9 +31,7 @@ fn places(tape: &mut Tape<'_, '_, '_>, indices: &str) -> Result<String> {
 
 fn widened(tape: &mut Tape<'_, '_, '_>, indices: &str) -> Result<String> {
     match tape.facts.dtype(indices) {
-        Some(other) if other != DType::I64 => {
-            tape.op("Cast", &[indices], &[("to", Attr::Int(i64::from(DType::I64.0)))])
-        }
+        Some(other) if other != DType::I64 => tape.cast(indices, DType::I64),
         _ => Ok(indices.to_owned()),
     }
 }
@@ -73,10 +72,33 @@ pub(super) fn put(
         return tape.transposed(&shaped, &super::movement::inverse(&perm));
     }
     let shape = permuted_shape(tape, x, &perm)?;
-    let zeros = tape.zeros_by(&shape, x, g)?;
     let at = places(tape, indices)?;
-    let put = tape.op("ScatterND", &[&zeros, &at, &rows], &adding(add))?;
+    let put = scattered(tape, "ScatterND", x, Some(&shape), &at, &rows, &adding(add))?;
     tape.transposed(&put, &super::movement::inverse(&perm))
+}
+
+/// Zeros of the type of `x`, in its shape or another one, with `g` put or added at the places that `at` names.
+fn scattered(
+    tape: &mut Tape<'_, '_, '_>,
+    op: &str,
+    x: &str,
+    shape: Option<&str>,
+    at: &str,
+    g: &str,
+    attributes: &[(&str, Attr)],
+) -> Result<String> {
+    let own = tape.facts.dtype(x).unwrap_or(DType::F32);
+    let adds = attributes.iter().any(|(name, _)| *name == "reduction");
+    let narrow = adds && matches!(own, DType::F16 | DType::BF16);
+    let wide = if narrow { DType::F32 } else { own };
+    let g = if narrow { tape.cast(g, wide)? } else { g.to_owned() };
+    let shape = match shape {
+        Some(shape) => shape.to_owned(),
+        None => tape.shape_of(x)?,
+    };
+    let zeros = tape.zeros_of(wide, &shape, x, &g)?;
+    let put = tape.op(op, &[&zeros, at, &g], attributes)?;
+    if narrow { tape.cast(&put, own) } else { Ok(put) }
 }
 
 fn permuted_shape(tape: &mut Tape<'_, '_, '_>, x: &str, perm: &[usize]) -> Result<String> {
@@ -139,8 +161,7 @@ pub(super) fn gather_nd(tape: &mut Tape<'_, '_, '_>, visit: &Visit<'_>) -> Resul
     let (x, indices) = (visit.input(0), visit.input(1));
     let shaped = tape.shaped(&visit.grad(), visit.output())?;
     if tape.opset() >= 16 {
-        let zeros = tape.zeros(x, &shaped.edge)?;
-        let edge = tape.op("ScatterND", &[&zeros, indices, &shaped.edge], &adding(Add::Repeated))?;
+        let edge = scattered(tape, "ScatterND", x, None, indices, &shaped.edge, &adding(Add::Repeated))?;
         return Ok(vec![(0, Grad { edge, ..shaped })]);
     }
     let width = index_width(&tape.facts, visit).unwrap_or(1);
@@ -181,11 +202,23 @@ pub(super) fn check_gather_elements(facts: &Facts<'_, '_>, _: &Visit<'_>) -> Che
 pub(super) fn gather_elements(tape: &mut Tape<'_, '_, '_>, visit: &Visit<'_>) -> Result<Gradients> {
     let (x, indices) = (visit.input(0), visit.input(1));
     let shaped = tape.shaped(&visit.grad(), visit.output())?;
-    let zeros = tape.zeros(x, &shaped.edge)?;
     let mut attributes = adding(Add::Repeated);
     attributes.push(("axis", Attr::Int(visit.node.int("axis").unwrap_or(0))));
-    let edge = tape.op("ScatterElements", &[&zeros, indices, &shaped.edge], &attributes)?;
+    let edge = scattered(tape, "ScatterElements", x, None, indices, &shaped.edge, &attributes)?;
     Ok(vec![(0, Grad { edge, ..shaped })])
+}
+
+pub(super) fn top_k(tape: &mut Tape<'_, '_, '_>, visit: &Visit<'_>) -> Result<Gradients> {
+    let (x, places) = (visit.input(0), visit.node.output(1));
+    let shaped = tape.shaped(&visit.grad(), visit.output())?;
+    let zeros = tape.zeros(x, &shaped.edge)?;
+    let axis = [("axis", Attr::Int(visit.node.int("axis").unwrap_or(-1)))];
+    let edge = tape.op("ScatterElements", &[&zeros, places, &shaped.edge], &axis)?;
+    Ok(vec![(0, Grad { edge, ..shaped })])
+}
+
+pub(super) fn check_top_k(_: &Facts<'_, '_>, visit: &Visit<'_>) -> Check {
+    if visit.node.output(1).is_empty() { Err("it does not say which places it picked".into()) } else { Ok(()) }
 }
 
 pub(super) fn check_scatter(_: &Facts<'_, '_>, visit: &Visit<'_>) -> Check {

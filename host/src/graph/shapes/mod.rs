@@ -1,15 +1,19 @@
 //! Symbolic shapes and element types of every edge, with small integer tensors followed as symbols: so that the
 //! `Shape` → `Gather` → `Concat` → `Reshape` chains of exporters give `[batch, sequence, width]` and not "unknown".
 //!
-//! `extent` is the arithmetic of extents, `rules` the shapes of operators, `integers` the values of small integer
-//! tensors, `clashes` the contradictions between operands. What the file states is used where inference has nothing to say.
+//! `extent` is the arithmetic of extents; `rules` has the shapes of operators, with `broadcast`, `pieces` and `fused` for
+//! the families that need more than a line; `integers` follows the values of small integer tensors; `clashes` finds
+//! contradictions between operands. What the file states is used where inference has nothing to say.
 
+mod broadcast;
 mod clashes;
 mod extent;
+mod fused;
 mod integers;
+mod pieces;
 mod rules;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::codes;
 use super::constant::{Constant, Values};
@@ -18,6 +22,7 @@ use super::index::Index;
 use super::node::{DType, Node};
 use crate::base::{Error, Result};
 use extent::Extent;
+pub(crate) use fused::equation;
 
 /// Integer tensors up to this many elements are followed.
 const FOLLOWED: usize = 64;
@@ -71,8 +76,17 @@ impl Shapes {
     /// `graph-invalid` if operands do not fit together, or an inferred extent contradicts the one that the file
     /// states.
     pub fn infer(graph: &Graph) -> Result<Self> {
+        Self::infer_beside(graph, &HashSet::new())
+    }
+
+    /// As [`Shapes::infer`], without what the file states of some edges.
+    ///
+    /// # Errors
+    /// As [`Shapes::infer`].
+    pub(super) fn infer_beside(graph: &Graph, unstated: &HashSet<String>) -> Result<Self> {
         let index = graph.index();
-        let stated: HashMap<String, Port> = graph.stated().into_iter().map(|p| (p.name.clone(), p)).collect();
+        let stated = graph.stated().into_iter().filter(|p| !unstated.contains(&p.name));
+        let stated: HashMap<String, Port> = stated.map(|p| (p.name.clone(), p)).collect();
         let mut out = Self::default();
         for port in graph.inputs() {
             out.facts.insert(port.name, Fact::new(Some(port.dtype), port.dims));
@@ -111,6 +125,16 @@ impl Shapes {
     /// The elements of a small tensor of whole numbers, where every one is known.
     pub fn ints(&self, edge: &str) -> Option<Vec<i64>> {
         self.facts.get(edge)?.value.as_ref()?.iter().map(|e| e.as_ref()?.known()).collect()
+    }
+
+    /// True if an edge is known to have other extents than these.
+    pub(super) fn contradict(&self, edge: &str, dims: &[Dim]) -> bool {
+        let Some(found) = self.dims(edge) else { return false };
+        let differ = |(a, b): (&Dim, &Dim)| match a {
+            Dim::Symbol(name) if extent::is_unnamed(name) => false,
+            _ => Extent::of(a) != Extent::of(b),
+        };
+        found.len() != dims.len() || found.iter().zip(dims).any(differ)
     }
 
     fn fact(&self, node: &Node, i: usize) -> Fact {

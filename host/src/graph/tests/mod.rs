@@ -2,6 +2,7 @@
 
 mod exports;
 mod faults;
+mod functions;
 mod patches;
 mod round_trip;
 mod shapes;

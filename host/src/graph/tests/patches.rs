@@ -54,6 +54,36 @@ fn a_reroute_changes_one_reader_and_goes_before_a_shunt() {
 }
 
 #[test]
+fn what_the_file_says_of_shapes_is_forgotten_behind_a_change() {
+    let base = graph();
+    let said = |graph: &Graph| graph.stated().into_iter().map(|p| p.name).collect::<HashSet<_>>();
+    assert!(said(&base).contains("add_5") && said(&base).contains("layer_norm_1"));
+    let mut patch = Patch::new(&base);
+    let (first, axis) = (patch.i64(&[1], &[0]), patch.i64(&[1], &[1]));
+    let one = patch.op("Gather", &["add_5", &first], &[("axis", Attr::Int(1))]).unwrap();
+    patch.shunt("add_5", &one).unwrap();
+    patch.tap(&axis, DType::I64).unwrap();
+    let patched = patch.apply().unwrap();
+    assert!(said(&patched).contains("add_5") && !said(&patched).contains("layer_norm_1"));
+    let shapes = Shapes::infer(&patched).unwrap();
+    assert_eq!(shapes.dims("layer_norm_1").unwrap(), [Dim::symbol("batch"), Dim::Known(1), Dim::Known(32)]);
+    // Outputs too.
+    let last = base.index().producer("logits").unwrap().input(0).unwrap().to_owned();
+    let mut patch = Patch::new(&base);
+    let rows = patch.op("Flatten", &[&last], &[("axis", Attr::Int(-1))]).unwrap();
+    patch.shunt(&last, &rows).unwrap();
+    assert!(base.outputs()[0].dims.is_some() && patch.apply().unwrap().outputs()[0].dims.is_none());
+    // A change that keeps the shapes keeps what is said of them, and so does a patch that only reads.
+    let mut patch = Patch::new(&base);
+    let same = patch.op("Neg", &["add_5"], &[]).unwrap();
+    patch.shunt("add_5", &same).unwrap();
+    assert_eq!(said(&patch.apply().unwrap()), said(&base));
+    let mut patch = Patch::new(&base);
+    patch.tap("add_5", DType::F32).unwrap();
+    assert_eq!(said(&patch.apply().unwrap()), said(&base));
+}
+
+#[test]
 fn what_does_not_fit_is_refused_when_recorded_and_nothing_is_applied() {
     let base = graph();
     let mut patch = Patch::new(&base);

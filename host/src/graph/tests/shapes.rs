@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use onnx_protobuf::Message;
 
-use super::super::{Dim, Graph, Shapes};
+use super::super::{Attr, DType, Dim, Graph, Patch, Shapes};
 use super::{ZOO, code, load_changed, message, zoo};
 use crate::anatomy::Anatomy;
 
@@ -101,4 +101,57 @@ fn contradictions_are_refused() {
         });
         assert_eq!(code(Shapes::infer(&graph.unwrap())), "graph-invalid", "{reader}");
     }
+}
+
+/// The shapes of operators over named inputs, as text.
+fn shapes_of(inputs: &[(&str, &str)], build: impl Fn(&mut Patch<'_>) -> Vec<String>) -> Vec<String> {
+    let empty = Graph::empty(23);
+    let mut patch = Patch::new(&empty);
+    for (name, dims) in inputs {
+        let dim = |d: &str| d.parse().map_or_else(|_| Dim::symbol(d), Dim::Known);
+        patch.input(name, DType::F32, dims.split_whitespace().map(dim).collect()).unwrap();
+    }
+    let made = build(&mut patch);
+    let graph = patch.apply().unwrap();
+    let shapes = Shapes::infer(&graph).unwrap();
+    let text = |edge: &String| shapes.dims(edge).unwrap().iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
+    made.iter().map(text).collect()
+}
+
+#[test]
+fn names_that_differ_are_not_equal_extents() {
+    let sums = [("a b 1", "a b c"), ("a 1", "b"), ("a b", "b a"), ("a", "3")];
+    let expected = ["a b c", "a b", "?(a|b) ?(a|b)", "3"];
+    for ((x, y), expected) in sums.into_iter().zip(expected) {
+        let made = shapes_of(&[("x", x), ("y", y)], |p| {
+            let sum = p.op("Add", &["x", "y"], &[]).unwrap();
+            let back = p.op("Add", &["y", "x"], &[]).unwrap();
+            vec![sum, back]
+        });
+        assert_eq!(made, [expected, expected]);
+    }
+}
+
+#[test]
+fn operators_of_decoders_have_their_shapes() {
+    let flat = [("q", "b s 32"), ("k", "b s 16"), ("v", "b s 16"), ("pk", "b 2 p 8"), ("pv", "b 2 p 8")];
+    let made = shapes_of(&flat, |p| {
+        let heads = [("q_num_heads", Attr::Int(4)), ("kv_num_heads", Attr::Int(2))];
+        p.op_many("Attention", &["q", "k", "v", "", "pk", "pv"], &heads, 4).unwrap()
+    });
+    assert_eq!(made, ["b s 32", "b 2 p + s 8", "b 2 p + s 8", "b 4 s p + s"]);
+    let made = shapes_of(&[("x", "b s 12"), ("w", "12 n")], |p| {
+        let ints = |p: &mut Patch<'_>, v: &[i64]| p.i64(&[v.len()], v);
+        let (repeats, pads, k) = (ints(p, &[1, 2, 3]), ints(p, &[0, 1, 0, 0, 2, -4]), ints(p, &[5]));
+        let cut = [&[1][..], &[i64::MAX], &[2], &[5]].map(|v| ints(p, v));
+        let equation = [("equation", Attr::Str("bsi, in".into()))];
+        vec![
+            p.op("Tile", &["x", &repeats], &[]).unwrap(),
+            p.op("Pad", &["x", &pads], &[]).unwrap(),
+            p.op_many("TopK", &["x", &k], &[], 2).unwrap().remove(1),
+            p.op("Slice", &["x", &cut[0], &cut[1], &cut[2], &cut[3]], &[]).unwrap(),
+            p.op("Einsum", &["x", "w"], &equation).unwrap(),
+        ]
+    });
+    assert_eq!(made, ["b 2*s 36", "b s + 3 8", "b s 5", "b s 3", "b n s"]);
 }
