@@ -1,9 +1,10 @@
 //! The figures of BENCHMARKS.md, as ratios within one run.
 //!
-//! `cargo build --release --workspace && cargo bench -p engraft [-- edit | step | forward | memory | generate]`. With
+//! `cargo build --release --workspace && cargo bench -p engraft [-- edit | step | forward | memory | generate |
+//! anatomy]`. With
 //! `ENGRAFT_BENCH_MODEL` naming a GPT-2-small-shaped model (`examples/bench/make_gpt2_small.py` makes one), the larger
 //! figures are measured too; `generate` wants a model with cached keys and values (the same with `--cache`), named by
-//! `ENGRAFT_BENCH_CACHED`.
+//! `ENGRAFT_BENCH_CACHED`; `anatomy` wants one that `examples/bench/make_llama.py` makes, named by `ENGRAFT_BENCH_LLAMA`.
 
 #![allow(clippy::print_stdout, reason = "a benchmark prints what it measured")]
 
@@ -11,9 +12,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
+use engraft::anatomy::Anatomy;
 use engraft::base::Cancel;
 use engraft::data::{self, DataKind};
-use engraft::graph::Graph;
+use engraft::graph::{Graph, Shapes};
 use engraft::model::{Model, OpenOptions, Proposal};
 use engraft::plugins::{Access, Method, Registry, SearchPath};
 use engraft::runtime::{Program, ProgramOptions, Runtime, RuntimeSettings, Value, memory, silent};
@@ -39,6 +41,12 @@ fn main() -> Outcome<()> {
         match std::env::var_os("ENGRAFT_BENCH_CACHED") {
             Some(cached) => generate(&runtime, Path::new(&cached))?,
             None => println!("ENGRAFT_BENCH_CACHED is not set: generation over a cache is left out"),
+        }
+    }
+    if chosen("anatomy") {
+        match std::env::var_os("ENGRAFT_BENCH_LLAMA") {
+            Some(llama) => anatomy(Path::new(&llama))?,
+            None => println!("ENGRAFT_BENCH_LLAMA is not set: the Llama-shaped model is left out"),
         }
     }
     if let Some(large) = large() {
@@ -319,6 +327,58 @@ fn bare_loop(program: &Program, model: &Model, rows: &[Vec<u32>], new: usize) ->
     Ok(said)
 }
 
+/// Loading a graph of Llama's shape and finding its parts; the memory of opening it, and of one pass after that where
+/// its weights are there.
+fn anatomy(folder: &Path) -> Outcome<()> {
+    let path = Graph::find(folder)?;
+    let (mut loads, mut finds, mut found) = (Vec::new(), Vec::new(), None);
+    for _ in 0..9 {
+        let mut graph = None;
+        loads.push(seconds(|| {
+            graph = Some(Graph::load(&path)?);
+            Ok(())
+        })?);
+        let graph = graph.ok_or("no graph")?;
+        finds.push(seconds(|| {
+            found = Some(Anatomy::of(&graph, &Shapes::infer(&graph)?)?);
+            Ok(())
+        })?);
+    }
+    let layers = found.map_or(0, |a| a.layers);
+    println!(
+        "a graph of {layers} blocks: loaded in {:.3} s, shapes and anatomy in {:.3} s",
+        median(loads),
+        median(finds)
+    );
+    let out = std::process::Command::new(std::env::current_exe()?).arg("child-peak").output()?;
+    print!("{}", String::from_utf8_lossy(&out.stdout));
+    Ok(())
+}
+
+/// Opens the Llama-shaped model, runs one row of 16 tokens, and says what was resident at most.
+fn peak() -> Outcome<()> {
+    let folder = PathBuf::from(std::env::var_os("ENGRAFT_BENCH_LLAMA").ok_or("ENGRAFT_BENCH_LLAMA is not set")?);
+    let runtime = Runtime::open(&RuntimeSettings::default(), silent())?;
+    let model = Model::open(&folder, &runtime, &OpenOptions::default())?;
+    let weights: u64 = model.graph().initializers().filter_map(|i| i.byte_len().ok()).sum();
+    let of_weights = |bytes: Option<u64>| bytes.unwrap_or(0) as f64 / weights as f64;
+    println!(
+        "opening it: at most {:.3}x of its {:.2} GB of weights resident",
+        of_weights(memory::peak_bytes()),
+        weights as f64 / 1e9
+    );
+    if memory::available_bytes().is_some_and(|free| free > weights + weights / 2) {
+        let rows = rows(1, 16, model.anatomy().vocab);
+        model.run(&RunRequest { rows, logits: vec![Place { row: 0, pos: 15 }], ..RunRequest::default() })?;
+        println!(
+            "after a pass: at most {:.3}x resident, mapped files included; {:.3}x of it allocated",
+            of_weights(memory::peak_bytes()),
+            of_weights(memory::anonymous_bytes())
+        );
+    }
+    Ok(())
+}
+
 /// RssAnon with three programs against one session of the runtime's defaults, each in a process of its own.
 fn memory_of_three() -> Outcome<()> {
     let measure = |what: &str| -> Outcome<f64> {
@@ -332,6 +392,9 @@ fn memory_of_three() -> Outcome<()> {
 }
 
 fn child(what: &str) -> Outcome<()> {
+    if what == "peak" {
+        return peak();
+    }
     let large = large().ok_or("ENGRAFT_BENCH_MODEL is not set")?;
     let runtime = Runtime::open(&RuntimeSettings::default(), silent())?;
     let keep: Box<dyn std::any::Any> = if what == "default" {
