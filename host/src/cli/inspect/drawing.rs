@@ -87,10 +87,13 @@ pub(super) fn block(out: &mut String, layer: usize, rows: &BTreeMap<usize, &Row>
     }
     chip(out, &parts, "ln1.out", "ln1.out", norm, 158)?;
     pair(out, &parts, ["ln1.w", "ln1.b"], norm, 212)?;
+    chip(out, &parts, "attn.q_norm.w", "q_norm.w", mixed, 98)?;
     chip(out, &parts, "attn.pattern", "pattern", mixed, 128)?;
+    chip(out, &parts, "attn.k_norm.w", "k_norm.w", mixed, 158)?;
     chip(out, &parts, "attn.z", "z", read, 158)?;
     pair(out, &parts, ["attn.W_O", "attn.b_O"], last, 158)?;
     chip(out, &parts, "attn.out", "attn.out", own, 158)?;
+    chip(out, &parts, "ln1_post.w", "ln1_post.w", added, 128)?;
     chip(out, &parts, "attn_out", "attn_out", added, 158)?;
 
     // The MLP reads the norm before attention, the stream after attention, or, where there is no such place, before it.
@@ -118,6 +121,7 @@ pub(super) fn block(out: &mut String, layer: usize, rows: &BTreeMap<usize, &Row>
     chip(out, &parts, "mlp.post", "post", read, 438)?;
     pair(out, &parts, ["mlp.W_out", "mlp.b_out"], last, 438)?;
     chip(out, &parts, "mlp.out", "mlp.out", own, 438)?;
+    chip(out, &parts, "ln2_post.w", "ln2_post.w", added, 408)?;
     chip(out, &parts, "mlp_out", "mlp_out", added, 438)?;
 
     for (name, y) in [("resid_pre", 24), ("resid_mid", 318), ("resid_post", 572)] {
