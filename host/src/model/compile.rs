@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::hash::Hash as StdHash;
 use std::sync::{Arc, Mutex, OnceLock};
 
+use super::footprint::Packing;
 use super::gradient::{CompiledGradient, GradientPlan, Prefixes};
 use crate::base::Result;
 use crate::graph::Graph;
@@ -20,8 +21,7 @@ pub(super) struct CompiledRun {
 pub(super) struct Programs {
     runtime: Runtime,
     options: ProgramOptions,
-    /// Whether serving programs pack the weights.
-    pack: bool,
+    packing: Packing,
     serving: Shelf<Rig, CompiledRun>,
     runs: Shelf<Rig, CompiledRun>,
     gradients: Shelf<GradientPlan, CompiledGradient>,
@@ -35,11 +35,11 @@ const SERVING: usize = 2;
 const KEPT: usize = 32;
 
 impl Programs {
-    pub(super) fn new(runtime: Runtime, options: ProgramOptions, pack: bool) -> Self {
+    pub(super) fn new(runtime: Runtime, options: ProgramOptions, packing: Packing) -> Self {
         Self {
             runtime,
             options,
-            pack,
+            packing,
             serving: Shelf::of(SERVING),
             runs: Shelf::of(KEPT),
             gradients: Shelf::of(KEPT),
@@ -49,7 +49,7 @@ impl Programs {
 
     /// Compiles a graph over the mapped weights.
     pub(super) fn compile(&self, graph: Graph) -> Result<Program> {
-        self.compile_as(graph, false)
+        self.compile_as(graph, self.packing == Packing::Every)
     }
 
     fn compile_as(&self, graph: Graph, prepack: bool) -> Result<Program> {
@@ -59,10 +59,12 @@ impl Programs {
     }
 
     pub(super) fn run(&self, rig: &Rig, build: impl FnOnce() -> Result<Rigged>) -> Result<Arc<CompiledRun>> {
-        let shelf = if rig.serves() { &self.serving } else { &self.runs };
+        let serves = rig.serves();
+        let shelf = if serves { &self.serving } else { &self.runs };
+        let prepack = self.packing == Packing::Every || (serves && self.packing == Packing::Serving);
         shelf.get(rig, || {
             let rigged = build()?;
-            Ok(CompiledRun { program: self.compile_as(rigged.graph.clone(), self.pack && rig.serves())?, rigged })
+            Ok(CompiledRun { program: self.compile_as(rigged.graph.clone(), prepack)?, rigged })
         })
     }
 

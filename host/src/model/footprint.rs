@@ -11,6 +11,20 @@ use crate::runtime::{Event, memory};
 /// speed for as much memory again. Larger ones run from the mapped files alone.
 const PACKED_UP_TO: u64 = 1 << 30;
 
+/// Models this small keep a packed copy in every program: they are bound by the packing, not by memory.
+const ALL_PACKED_UP_TO: u64 = 16 << 20;
+
+/// Which programs keep a packed copy of the weights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Packing {
+    /// All of them.
+    Every,
+    /// Those that give logits and nothing else.
+    Serving,
+    /// None.
+    Never,
+}
+
 /// The sizes that memory depends on.
 pub(super) struct Footprint {
     weights: u64,
@@ -28,9 +42,12 @@ impl Footprint {
         Self { weights, token, heads: anatomy.heads as u64, told: AtomicU64::new(0) }
     }
 
-    /// True if the weights are small enough for a packed copy.
-    pub(super) fn packs(&self) -> bool {
-        self.weights <= PACKED_UP_TO
+    pub(super) fn packing(&self) -> Packing {
+        match self.weights {
+            0..=ALL_PACKED_UP_TO => Packing::Every,
+            ..=PACKED_UP_TO => Packing::Serving,
+            _ => Packing::Never,
+        }
     }
 
     fn pass(&self, rows: usize, longest: usize) -> u64 {
@@ -47,7 +64,7 @@ impl Model {
     /// position come on top.
     pub fn memory_needed(&self, rows: usize, longest: usize) -> u64 {
         let footprint = &self.footprint;
-        let weights = if footprint.packs() { 2 * footprint.weights } else { footprint.weights };
+        let weights = if footprint.packing() == Packing::Never { footprint.weights } else { 2 * footprint.weights };
         weights.saturating_add(footprint.pass(rows, longest))
     }
 

@@ -103,7 +103,7 @@ impl Model {
         }
         let program = ProgramOptions { device: options.device, threads: options.threads, ..ProgramOptions::default() };
         let footprint = Footprint::of(&graph, &anatomy);
-        let programs = Programs::new(runtime.clone(), program, footprint.packs());
+        let programs = Programs::new(runtime.clone(), program, footprint.packing());
         let journal = match &options.journal {
             Some(folder) => Journal::open(folder)?,
             None => Journal::in_memory(),
