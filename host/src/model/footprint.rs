@@ -43,10 +43,12 @@ impl Footprint {
     }
 
     pub(super) fn packing(&self) -> Packing {
-        match self.weights {
-            0..=ALL_PACKED_UP_TO => Packing::Every,
-            ..=PACKED_UP_TO => Packing::Serving,
-            _ => Packing::Never,
+        if self.weights <= ALL_PACKED_UP_TO {
+            Packing::Every
+        } else if self.weights <= PACKED_UP_TO {
+            Packing::Serving
+        } else {
+            Packing::Never
         }
     }
 
