@@ -3,10 +3,16 @@
 //!
 //! Rows of tokens are right-padded by the host; positions are absolute and count from 0 at the row's first token.
 
+mod module;
+
+pub use module::{Module, ModuleCall, ModuleGraph, ModuleId, ModuleReply, ModuleSource, ModuleVariable};
+
 use std::ops::Range;
 
 use crate::change::Change;
 use crate::error::MethodError;
+use crate::method::Checkpoint;
+use crate::request::EditRequest;
 use crate::site::Site;
 use crate::tensor::Tensor;
 use crate::weight::WeightRef;
@@ -68,7 +74,7 @@ impl Tokens {
     }
 }
 
-/// Values put in at a site.
+/// Values put in at a site: after all that changes do there, and before anything reads it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Poke {
     /// Where.
@@ -79,7 +85,7 @@ pub struct Poke {
     pub values: Tensor,
 }
 
-/// An activation to read.
+/// An activation to read, after all that changes and pokes do there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tap {
     /// Which.
@@ -93,6 +99,8 @@ pub struct Tap {
 pub struct RunRequest {
     /// Token ids, a row each.
     pub rows: Vec<Vec<u32>>,
+    /// The last token of each row's prompt, for changes that ask for it; empty where every row is all prompt.
+    pub prompt_ends: Vec<usize>,
     /// Activations to read.
     pub taps: Vec<Tap>,
     /// Activations replaced, before anything is added.
@@ -178,7 +186,8 @@ pub enum Wrt {
     /// The factors of a linear weight's gradient: its input `[rows, longest, in]` and the loss's gradient with
     /// respect to its output `[rows, longest, out]`.
     Pairs(WeightRef),
-    /// The tensors of `under[i]`, in the order of [`Delta::tensors`](crate::Delta::tensors).
+    /// The tensors of `under[i]`, in the order of [`Change::tensors`]: its own, also where they are folded with those
+    /// of active patches.
     Trial(usize),
 }
 
@@ -187,6 +196,8 @@ pub enum Wrt {
 pub struct GradientRequest {
     /// Token ids, a row each.
     pub rows: Vec<Vec<u32>>,
+    /// The last token of each row's prompt, for changes that ask for it; empty where every row is all prompt.
+    pub prompt_ends: Vec<usize>,
     /// Activations replaced, before anything is added.
     pub overwrites: Vec<Poke>,
     /// Vectors added to activations.
@@ -206,7 +217,7 @@ pub struct GradientReply {
     pub loss: f32,
     /// The terms, unweighted, in the order of the request.
     pub terms: Vec<f32>,
-    /// The gradients, one list for each variable (two tensors for `Pairs`, those of the delta for `Trial`).
+    /// The gradients, one list for each variable (two tensors for `Pairs`, those of the change for `Trial`).
     pub gradients: Vec<Vec<Tensor>>,
 }
 
@@ -268,6 +279,17 @@ pub struct SecondMoment {
     pub tokens: u64,
 }
 
+/// An active patch of the method that asks.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OwnPatch {
+    /// Its identifier: the hash of what it holds.
+    pub id: String,
+    /// What it fulfils.
+    pub requests: Vec<EditRequest>,
+    /// The bytes of its [`State`](Change::State); empty where it has none.
+    pub state: Vec<u8>,
+}
+
 /// How serious a message is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Level {
@@ -326,6 +348,50 @@ pub trait ModelAccess: Send + Sync {
     /// # Errors
     /// If there is no corpus, or the site has no vectors of one width.
     fn second_moment(&self, site: Site) -> Result<SecondMoment, MethodError>;
+
+    /// The active patches of this method, in the order of their commits.
+    ///
+    /// # Errors
+    /// `abi-op` if the host does not know the call.
+    fn patches(&self) -> Result<Vec<OwnPatch>, MethodError> {
+        Err(MethodError::unknown_call("patches"))
+    }
+
+    /// A running statistic of this method, whatever its parameters: the fold of the [`Increment`](crate::Increment)s of that name, those of
+    /// [`Change::Statistic`] and the tables of splices, over the active patches. `None` if there are none.
+    ///
+    /// # Errors
+    /// `abi-op` if the host does not know the call.
+    fn statistic(&self, name: &str) -> Result<Option<Tensor>, MethodError> {
+        let _ = name;
+        Err(MethodError::unknown_call("statistic"))
+    }
+
+    /// Asks for something of a network of the method's own; [`Module`] asks for its caller.
+    ///
+    /// # Errors
+    /// `abi-op` if the host does not know the call: **no host of this version answers it yet.** Else what is wrong
+    /// with the network, the feeds or the runtime.
+    fn module(&self, call: &ModuleCall) -> Result<ModuleReply, MethodError> {
+        let _ = call;
+        Err(MethodError::unknown_call("module"))
+    }
+
+    /// Keeps a training's state, in place of an earlier one; [`TrainData::resume`](crate::TrainData::resume) gives it
+    /// back after a training was cut off. When this returns, it is safe.
+    ///
+    /// # Errors
+    /// If it cannot be written, with the earlier one intact; `abi-op` if the host does not know the call.
+    fn checkpoint(&self, checkpoint: &Checkpoint) -> Result<(), MethodError> {
+        let _ = checkpoint;
+        Err(MethodError::unknown_call("checkpoint"))
+    }
+
+    /// Tells a figure of a training after so many steps: a loss, a learning rate, an accuracy. A host that does not
+    /// know the call ignores it.
+    fn metric(&self, step: u64, name: &str, value: f64) {
+        let _ = (step, name, value);
+    }
 
     /// The seed of a named random stream of this edit: the same name gives the same seed.
     fn random(&self, stream: &str) -> u64;

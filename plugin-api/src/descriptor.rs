@@ -50,3 +50,16 @@ pub struct Capabilities {
     /// Every request needs a subject.
     pub needs_subject: bool,
 }
+
+/// Which calls a method implements besides `edit`; no other is made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Calls {
+    /// [`train`](crate::EditMethod::train), and [`create_trained`](crate::Plugin::create_trained) takes its artefact.
+    pub train: bool,
+    /// `edit`, `route` and `intercept` need an artefact.
+    pub needs_artefact: bool,
+    /// [`route`](crate::EditMethod::route).
+    pub route: bool,
+    /// [`intercept`](crate::EditMethod::intercept).
+    pub intercept: bool,
+}

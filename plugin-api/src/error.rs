@@ -31,6 +31,14 @@ impl MethodError {
         Self::new(Self::CANCELLED, "the edit was cancelled")
     }
 
+    /// The code of a call that the other side does not know.
+    pub const UNKNOWN_CALL: &'static str = "abi-op";
+
+    /// The error of a host that does not know a call.
+    pub fn unknown_call(call: &str) -> Self {
+        Self::new(Self::UNKNOWN_CALL, format!("this host does not know the call `{call}`")).label("call", call)
+    }
+
     /// Adds a named fact.
     #[must_use]
     pub fn label(mut self, name: impl Into<String>, value: impl fmt::Display) -> Self {

@@ -94,6 +94,8 @@
 //! # }
 //! ```
 //!
+//! [`guide`] goes on from here: neurons, splices, routing, interception and training.
+//!
 //! # What plugins may rely on
 //!
 //! A plugin built with one version of this crate loads in every host whose version [fits](abi::ApiVersion::fits);
@@ -105,6 +107,7 @@ pub mod access;
 pub mod change;
 pub mod descriptor;
 pub mod error;
+pub mod guide;
 pub mod method;
 pub mod params;
 pub mod request;
@@ -114,13 +117,18 @@ pub mod testing;
 pub mod weight;
 
 pub use access::{
-    Decoding, GenerateRequest, GradientReply, GradientRequest, KlDirection, Level, ModelAccess, ModelFacts, Place,
-    Poke, RunReply, RunRequest, Sampling, SecondMoment, Tap, Term, Tokens, Wrt,
+    Decoding, GenerateRequest, GradientReply, GradientRequest, KlDirection, Level, ModelAccess, ModelFacts, Module,
+    ModuleCall, ModuleGraph, ModuleId, ModuleReply, ModuleSource, ModuleVariable, OwnPatch, Place, Poke, RunReply,
+    RunRequest, Sampling, SecondMoment, Tap, Term, Tokens, Wrt,
 };
-pub use change::{Change, Delta};
-pub use descriptor::{Capabilities, Descriptor, Family};
+pub use change::{Activation, Change, Delta, Fold, Increment, SlotGate, Slots, Splice};
+pub use descriptor::{Calls, Capabilities, Descriptor, Family};
 pub use error::MethodError;
-pub use method::{EditMethod, Plugin};
+pub use method::{
+    ActivePatch, Artefact, Checkpoint, EditMethod, Example, InterceptCall, InterceptRow, Plugin, Route, RouteQuery,
+    TrainData, TrainRecord,
+};
+pub use ndarray;
 pub use params::{ParamKind, ParamSpec, ParamValue, Params};
 pub use request::{EditRequest, Target};
 pub use site::{BlockSite, Site};

@@ -7,10 +7,11 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::access::{
-    GenerateRequest, GradientReply, GradientRequest, Level, ModelAccess, ModelFacts, RunReply, RunRequest,
-    SecondMoment, Tokens,
+    GenerateRequest, GradientReply, GradientRequest, Level, ModelAccess, ModelFacts, ModuleCall, ModuleReply, OwnPatch,
+    RunReply, RunRequest, SecondMoment, Tokens,
 };
 use crate::error::MethodError;
+use crate::method::Checkpoint;
 use crate::site::Site;
 use crate::tensor::Tensor;
 use crate::weight::WeightRef;
@@ -24,8 +25,14 @@ pub struct StillModel {
     pub weights: BTreeMap<WeightRef, Tensor>,
     /// What [`ModelAccess::cancelled`] tells.
     pub cancelled: AtomicBool,
-    /// What was logged, and the progress that was told.
+    /// What [`ModelAccess::patches`] tells.
+    pub patches: Vec<OwnPatch>,
+    /// What [`ModelAccess::statistic`] tells.
+    pub statistics: BTreeMap<String, Tensor>,
+    /// What was logged, and the progress and the figures that were told.
     pub messages: Mutex<Vec<String>>,
+    /// The checkpoints that were kept, all of them.
+    pub checkpoints: Mutex<Vec<Checkpoint>>,
 }
 
 impl StillModel {
@@ -82,6 +89,27 @@ impl ModelAccess for StillModel {
 
     fn second_moment(&self, _: Site) -> Result<SecondMoment, MethodError> {
         still("second_moment")
+    }
+
+    fn patches(&self) -> Result<Vec<OwnPatch>, MethodError> {
+        Ok(self.patches.clone())
+    }
+
+    fn statistic(&self, name: &str) -> Result<Option<Tensor>, MethodError> {
+        Ok(self.statistics.get(name).cloned())
+    }
+
+    fn module(&self, _: &ModuleCall) -> Result<ModuleReply, MethodError> {
+        still("module")
+    }
+
+    fn checkpoint(&self, checkpoint: &Checkpoint) -> Result<(), MethodError> {
+        self.checkpoints.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(checkpoint.clone());
+        Ok(())
+    }
+
+    fn metric(&self, step: u64, name: &str, value: f64) {
+        self.note(format!("{name} after {step}: {value}"));
     }
 
     fn random(&self, stream: &str) -> u64 {

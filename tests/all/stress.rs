@@ -6,7 +6,11 @@ use std::sync::Arc;
 use engraft::base::{Cancel, Error};
 use engraft::model::{Model, Proposal};
 use engraft::plugins::{Access, Library, Method};
-use engraft_tests::laws::logit_bits;
+use engraft_plugin_api::{
+    ActivePatch, InterceptCall, InterceptRow, RouteQuery, Site, Tensor, TrainData, TrainRecord, ndarray,
+};
+use engraft_tests::calls::{self, Trial};
+use engraft_tests::laws::{Case, logit_bits};
 use engraft_tests::{a_request, atlas, deps, library_at, method, open};
 
 fn stress() -> Arc<Library> {
@@ -51,4 +55,86 @@ fn every_fault_has_its_code_and_the_model_stays_as_it_was() {
     assert!(state().2 != before.2);
     model.rollback(&model.patches()[0].0).unwrap();
     assert!((state().0, state().2) == (before.0, before.2));
+}
+
+fn data() -> TrainData {
+    let record = TrainRecord { request: a_request(), in_scope: vec![], out_of_scope: vec![] };
+    TrainData { hash: "data".into(), train: vec![record], ..TrainData::default() }
+}
+
+#[test]
+fn the_other_calls_keep_their_laws_and_the_laws_see_what_breaks_them() {
+    let (model, stress) = (open(&atlas().join("model")), stress());
+    let broken = |fault: &str| {
+        let params = format!("extends = true\nfault = '{fault}'");
+        let case =
+            Case { model: &model, library: stress.clone(), params: &params, request: a_request(), teaches: false };
+        calls::check(&Trial { case, data: data() })
+    };
+    broken("none").unwrap();
+    let faults = [
+        ("unsteady-route", "the same query has the same route"),
+        ("unsteady-train", "the same seed gives the same artefact"),
+        ("forgetful-train", "ends as if it had not been"),
+        ("deaf-train", "a cancelled training stops"),
+        ("unbound-artefact", "artefact-unbound"),
+        ("trespassing-intercept", "leaves alone what it does not own: `blocks.0.resid_post` changed at row 1"),
+    ];
+    for (fault, law) in faults {
+        let found = broken(fault).expect_err(fault);
+        assert!(found.contains(law), "{fault}: {found}");
+    }
+}
+
+#[test]
+fn every_fault_of_the_other_calls_has_its_code() {
+    let (model, stress) = (open(&atlas().join("model")), stress());
+    let access = Access::new(&model, Cancel::new(), 0);
+    let (activation, positions) = (Tensor::zeros([1, 2, 3]), ndarray::array![[0i64, 1]]);
+    let call = |method: &Method, name: &str| {
+        let patches = vec![ActivePatch { id: "a", state: b"" }];
+        match name {
+            "train" => method.train(&access, &data()).map(drop),
+            "route" => method.route(&access, &RouteQuery { tokens: vec![1], patches }).map(drop),
+            _ => method
+                .intercept(&InterceptCall {
+                    site: Site::Embed,
+                    activation: activation.view().unwrap(),
+                    positions: positions.view(),
+                    rows: vec![InterceptRow { prompt_end: 1, patches: vec![0] }],
+                    patches,
+                })
+                .map(drop),
+        }
+    };
+    let faults = [
+        ("train", "panic-train", "plugin-panicked"),
+        ("train", "error-train", "plugin-failed"),
+        // Nobody keeps the checkpoints of this access.
+        ("train", "none", "plugin-call"),
+        ("route", "panic-route", "plugin-panicked"),
+        ("route", "error-route", "plugin-failed"),
+        ("route", "wrong-route", "plugin-failed"),
+        ("intercept", "panic-intercept", "plugin-panicked"),
+        ("intercept", "error-intercept", "plugin-failed"),
+        ("intercept", "nan-intercept", "plugin-failed"),
+        ("intercept", "wrong-intercept", "plugin-failed"),
+    ];
+    for (name, fault, code) in faults {
+        let method = method(&stress, &format!("fault = '{fault}'"));
+        let error = call(&method, name).expect_err(fault);
+        assert_eq!(error.code().id, code, "{fault}: {error:?}");
+        if code == "plugin-panicked" {
+            let again = method.edit(&access, &[a_request()]).expect_err("is not trusted");
+            assert_eq!(again.code().id, "plugin-poisoned", "{fault}");
+        }
+    }
+    for name in ["route", "intercept"] {
+        call(&method(&stress, ""), name).unwrap();
+    }
+    // A change that the host does not apply yet is refused whole.
+    let changes = method(&stress, "extends = true").edit(&access, &[a_request()]).unwrap();
+    assert_eq!(changes.len(), 3);
+    let error = attempt(&model, &method(&stress, "extends = true")).expect_err("is refused");
+    assert_eq!(error.code().id, "delta-weight");
 }

@@ -158,7 +158,7 @@ fn plugins_import_the_contract_and_common_only() {
         let dependencies = dependencies.split("\n[").next().unwrap_or_default();
         for line in dependencies.lines().filter(|l| !l.trim().is_empty()) {
             let name = line.split(['.', ' ', '=']).next().unwrap_or_default();
-            let known = ["engraft-plugin-api", "engraft-method-common", "ndarray", "faer", "thiserror"];
+            let known = ["engraft-plugin-api", "engraft-method-common", "ndarray", "faer", "safetensors", "thiserror"];
             assert!(known.contains(&name), "a plugin depends on {name}");
         }
     }

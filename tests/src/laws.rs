@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use engraft::base::{Cancel, Class, Error};
 use engraft::model::{Continuation, Limits, Model, Proposal};
 use engraft::plugins::{Access, Library, Listener, Method};
-use engraft_plugin_api::{Change, EditRequest, Level, ParamKind, Place, RunRequest};
+use engraft_plugin_api::{Change, EditRequest, Level, ParamKind, Place, RunRequest, Site};
 use toml::{Table, Value};
 
 /// Whether a law holds; if not, its name and what was found.
@@ -36,7 +36,7 @@ pub fn all() -> [Law; 10] {
         ("a rollback restores the model to the bit", rollback_restores),
         ("the same seed gives the same changes", same_seed_same_changes),
         ("no requests give no changes", no_requests_no_changes),
-        ("only weights of the model are changed", only_weights_of_the_model),
+        ("only parts of the model are changed", only_parts_of_the_model),
         ("bad parameters have coded errors", bad_parameters_are_refused),
         ("layers that the model lacks have coded errors", absent_layers_are_refused),
         ("a cancelled edit does not begin", cancelling_is_honoured),
@@ -59,7 +59,7 @@ impl Case<'_> {
     }
 
     /// A method that has done nothing yet.
-    fn method(&self) -> Result<Method, String> {
+    pub(crate) fn method(&self) -> Result<Method, String> {
         let made = self.library.configure(&self.table()).and_then(|params| self.library.create(params));
         made.map_err(|e| format!("the method is not created: {e:?}"))
     }
@@ -94,7 +94,7 @@ impl Case<'_> {
         tokens.map(|t| t.ids).map_err(|e| format!("`{text}` is not encoded: {e:?}"))
     }
 
-    fn prompt(&self) -> Result<Vec<u32>, String> {
+    pub(crate) fn prompt(&self) -> Result<Vec<u32>, String> {
         self.encode(&self.request.filled().map_err(|e| e.to_string())?)
     }
 
@@ -121,7 +121,7 @@ pub fn logit_bits(model: &Model, row: Vec<u32>) -> Result<Vec<u32>, Error> {
     Ok(reply.logits.as_f32()?.iter().map(|v| v.to_bits()).collect())
 }
 
-fn hold(holds: bool, otherwise: impl FnOnce() -> String) -> Verdict {
+pub(crate) fn hold(holds: bool, otherwise: impl FnOnce() -> String) -> Verdict {
     if holds { Ok(()) } else { Err(otherwise()) }
 }
 
@@ -168,17 +168,30 @@ pub fn no_requests_no_changes(case: &Case) -> Verdict {
     hold(changes.is_empty(), || format!("{} changes", changes.len()))
 }
 
-/// There are changes, and each is of a weight that the model says it has, and fits it.
+/// There are changes, and each is of a weight, a block or a site that the model says it has, and fits it.
 ///
 /// # Errors
-/// The weight that the model lacks, or why the model refuses the changes.
-pub fn only_weights_of_the_model(case: &Case) -> Verdict {
+/// The part that the model lacks, or why the model refuses the changes.
+pub fn only_parts_of_the_model(case: &Case) -> Verdict {
     let changes = case.edit(case.requests())?;
-    let known = case.model.facts().map_err(|e| format!("{e:?}"))?.weights;
+    let facts = case.model.facts().map_err(|e| format!("{e:?}"))?;
     hold(!changes.is_empty(), || "a request that the model does not fulfil gave no changes".into())?;
+    let sites = |sites: &[Site]| match sites.iter().find(|site| !facts.sites.contains(site)) {
+        Some(site) => Err(format!("there is no `{site}`")),
+        None => Ok(()),
+    };
     for change in &changes {
         match change {
-            Change::Weight { weight, .. } => hold(known.contains(weight), || format!("there is no `{weight}`"))?,
+            Change::Weight { weight, .. } => {
+                hold(facts.weights.contains(weight), || format!("there is no `{weight}`"))?;
+            }
+            Change::Slots(slots) => hold(slots.layer < facts.layers, || format!("there is no layer {}", slots.layer))?,
+            Change::Splice(splice) => {
+                sites(&splice.reads)?;
+                sites(&[splice.writes])?;
+            }
+            Change::Intercept { sites: intercepted, .. } => sites(intercepted)?,
+            Change::Route | Change::State(_) | Change::Statistic(_) => {}
             other => return Err(format!("an unknown kind of change: {other:?}")),
         }
     }

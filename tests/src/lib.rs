@@ -1,5 +1,6 @@
 //! The test kit: where things are, models and methods ready to use, PyTorch's records, and the laws.
 
+pub mod calls;
 pub mod laws;
 
 use std::path::{Path, PathBuf};

@@ -23,6 +23,33 @@ codes! {
         `engraft-plugin-api` that do not understand each other; rebuild the plugin against the host's version.";
     Plugin ABI_OP "abi-op" "One side of the border asked for a call that the other side does not know, for instance a new \
         plugin on an older host. Nothing was done. Use a host of the plugin's version, or rebuild the plugin.";
+    Model SLOTS_SHAPE "slots-shape" "The tensors of slots do not fit each other or the model: `keys` are `[d_model, n]`, \
+        `bias` is `[n]`, `values` are `[n, d_model]`, and the gate is shaped as keys and bias. The message names the one \
+        that does not fit. Nothing was changed in the model; report it to the plugin's author.";
+    Model SLOTS_NOT_FINITE "slots-not-finite" "A tensor of slots holds an infinity or a NaN: the method's training \
+        diverged. Nothing was changed in the model. Lower its learning rate, or look at its losses.";
+    Plugin SPLICE_EMPTY "splice-empty" "A method proposed a splice without a graph: the bytes of its ONNX model are missing. \
+        Nothing was changed in the model. This is a fault of the plugin, to be reported to its author.";
+    Plugin SPLICE_NAME "splice-name" "Two inputs of a splice's graph would have one name: sites, tables with their gates, and \
+        `positions`, `mask`, `prompt_end` and `gate` are told apart by name alone. Nothing was changed in the model. The \
+        plugin's author has to rename the table.";
+    Plugin ROUTE_OUTSIDE "route-outside" "A method routed a request to a patch that was not among those it was asked about, \
+        or named one twice. The request failed, others go on. This is a fault of the plugin, to be reported to its author.";
+    Plugin ROUTE_EMPTY "route-empty" "A method routed a request to a prompt without tokens; a model cannot run on nothing. \
+        The request failed, others go on. Look at what the method was asked and at its README.";
+    Plugin ROUTE_MIX "route-mix" "A method mixes the model with another network by a share that is not between 0 and 1. The \
+        request failed, others go on. This is a fault of the plugin, to be reported to its author.";
+    Plugin INTERCEPT_SHAPE "intercept-shape" "A method gave an activation another shape than it has. The pass failed with \
+        the requests of its rows; the model goes on serving. This is a fault of the plugin, to be reported to its author.";
+    Plugin INTERCEPT_NOT_FINITE "intercept-not-finite" "A method gave an activation a value that is an infinity or a NaN. The \
+        pass failed with the requests of its rows; the model goes on serving. Report it to the plugin's author with the \
+        request.";
+    Plugin TRAIN_NONE "train-none" "A method was asked to learn something, but learns nothing beforehand: it needs no \
+        artefact. Use it without training; `engraft plugins list` shows which methods train.";
+    Plugin ARTEFACT_UNUSED "artefact-unused" "An artefact was given to a method that learns nothing. Leave it out, or check \
+        that the artefact belongs to this method.";
+    Plugin MODULE_REPLY "module-reply" "The host answered a call of a method's own network with something else than was \
+        asked for. Host and plugin were built from versions of `engraft-plugin-api` that do not understand each other.";
 }
 
 #[cfg(test)]
@@ -34,12 +61,32 @@ mod tests {
     fn every_code_of_the_contract_is_explained() {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../plugin-api/src");
         let mut found = Vec::new();
-        for file in ["error", "params", "request", "site", "tensor", "weight", "abi/host", "abi/method", "abi/mod"] {
+        let files = [
+            "abi/host",
+            "abi/method",
+            "abi/mod",
+            "access/module",
+            "change/slots",
+            "change/splice",
+            "error",
+            "method",
+            "method/intercept",
+            "method/route",
+            "method/train",
+            "params",
+            "request",
+            "site",
+            "tensor",
+            "weight",
+        ];
+        for file in files {
             let text = std::fs::read_to_string(folder.join(format!("{file}.rs"))).unwrap();
             let text = text.split("mod tests {").next().unwrap_or_default();
             let text: String = text.lines().filter(|l| !l.trim_start().starts_with("//")).collect();
             let mut spelled: Vec<String> = Vec::new();
-            for lead in ["MethodError::new(", "&str = ", "Self::new(Self::"] {
+            // The constants of splices name inputs of graphs.
+            let constants = if file == "change/splice" { "Self::new(Self::" } else { "&str = " };
+            for lead in ["MethodError::new(", constants, "Self::new(Self::"] {
                 let after = text.split(lead).skip(1).filter_map(|t| t.trim_start().strip_prefix('"'));
                 spelled.extend(after.filter_map(|t| t.split('"').next()).map(str::to_owned));
             }

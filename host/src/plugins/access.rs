@@ -1,10 +1,11 @@
-//! A model as methods see it: [`ModelAccess`] over a [`Model`].
+//! A model as methods see it: [`ModelAccess`] over a [`Model`]. Its `module`, `patches` and `statistic` are the trait's
+//! own: they answer that this host does not know the call.
 
 use std::path::PathBuf;
 
 use engraft_plugin_api::{
-    GenerateRequest, GradientReply, GradientRequest, Level, MethodError, ModelAccess, ModelFacts, RunReply, RunRequest,
-    SecondMoment, Site, Tensor, Tokens, WeightRef,
+    Checkpoint, GenerateRequest, GradientReply, GradientRequest, Level, MethodError, ModelAccess, ModelFacts, RunReply,
+    RunRequest, SecondMoment, Site, Tensor, Tokens, WeightRef,
 };
 
 use super::codes;
@@ -18,6 +19,20 @@ pub trait Listener: Send + Sync {
 
     /// How far a call is.
     fn progress(&self, done: u64, total: u64, what: &str);
+
+    /// A figure of a training after so many steps.
+    fn metric(&self, step: u64, name: &str, value: f64) {
+        let _ = (step, name, value);
+    }
+
+    /// Keeps the state of a training, in place of an earlier one. Where nobody keeps any, the method is told so.
+    ///
+    /// # Errors
+    /// `abi-op`, or why it could not be written.
+    fn checkpoint(&self, checkpoint: &Checkpoint) -> Result<(), MethodError> {
+        let _ = checkpoint;
+        Err(MethodError::unknown_call("checkpoint"))
+    }
 }
 
 /// A listener that hears nothing.
@@ -87,6 +102,14 @@ impl ModelAccess for Access<'_> {
         let what = format!("second moment of {site}");
         let progress = |done, total| self.listener.progress(done, total, &what);
         Ok(self.model.second_moment(site, corpus, Some(&self.cancel), &progress)?)
+    }
+
+    fn checkpoint(&self, checkpoint: &Checkpoint) -> Result<(), MethodError> {
+        self.listener.checkpoint(checkpoint)
+    }
+
+    fn metric(&self, step: u64, name: &str, value: f64) {
+        self.listener.metric(step, name, value);
     }
 
     fn random(&self, stream: &str) -> u64 {

@@ -29,6 +29,14 @@ codes! {
         "Two different plugin files define a method of the same name, or a loaded file changed on disk. Libraries cannot be unloaded, and results name methods, so the second one is refused. Remove one of the files from the search path, name the one that is meant by its path, or start anew after a rebuild.";
     Plugin RECORD "plugin-record"
         "What the plugin sent across the border cannot be read: something is missing, or a tensor's shape and values disagree. Nothing of it was used. A plugin that uses the plain types of `engraft-plugin-api` cannot do this; it is a fault of the plugin, to be reported to its author.";
+    Plugin CALL "plugin-call"
+        "A plugin was asked for a call that it does not implement, or a plugin asked this host for a call that the host does not answer. The message names the call. Which calls a plugin implements, it announces when it is loaded; a call that only newer hosts answer needs such a host. Nothing was changed in the model.";
+    Plugin ARTEFACT_MISSING "artefact-missing"
+        "The method works only with what it learnt before, and no artefact was given to it. Train the method on this model first and name the artefact that this gives.";
+    Model ARTEFACT_BASE "artefact-base"
+        "The artefact was trained on another base model: what it learnt says nothing about this one. The message gives both hashes. Nothing was done. Train the method on this model, or open the model of the artefact.";
+    Plugin ARTEFACT_UNBOUND "artefact-unbound"
+        "The training ended with an artefact that is bound to another model or to other data than it was given. The artefact was not kept. This is a fault of the plugin, to be reported to its author: it has to make artefacts of the facts and the data that it was called with.";
     Plugin FAILED "plugin-failed"
         "The method could not do what was asked and says why; its own code stands in brackets. Nothing was changed in the model. What to do depends on the method's words and on its README.";
     Plugin HANGS "plugin-hangs"

@@ -7,7 +7,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use engraft_plugin_api::abi::record::RECORD;
 use engraft_plugin_api::abi::{ForeignMethod, HOST_PANICKED, PLUGIN_PANICKED, UNKNOWN_OP};
-use engraft_plugin_api::{Change, EditMethod, EditRequest, MethodError, ModelAccess, Params};
+use engraft_plugin_api::{
+    Artefact, Change, EditMethod, EditRequest, InterceptCall, MethodError, ModelAccess, Params, Route, RouteQuery,
+    Tensor, TrainData,
+};
 
 use super::codes;
 use super::load::Library;
@@ -18,12 +21,14 @@ pub struct Method {
     library: Arc<Library>,
     params: Params,
     foreign: ForeignMethod,
+    /// The hash of the model that the method was trained on.
+    base: Option<String>,
     panicked: AtomicBool,
 }
 
 impl Method {
-    pub(super) fn new(library: Arc<Library>, params: Params, foreign: ForeignMethod) -> Self {
-        Self { library, params, foreign, panicked: AtomicBool::new(false) }
+    pub(super) fn new(library: Arc<Library>, params: Params, foreign: ForeignMethod, base: Option<String>) -> Self {
+        Self { library, params, foreign, base, panicked: AtomicBool::new(false) }
     }
 
     /// The library that the method came from.
@@ -41,8 +46,85 @@ impl Method {
     ///
     /// # Errors
     /// `interrupted` if the method noticed that `access` was cancelled; `plugin-failed`, `plugin-host-call`,
-    /// `plugin-panicked`, `plugin-record`; and `plugin-poisoned` for every call after a panic.
+    /// `plugin-panicked`, `plugin-record`; `artefact-missing` and `artefact-base`; and `plugin-poisoned` for every
+    /// call after a panic.
     pub fn edit(&self, access: &dyn ModelAccess, requests: &[EditRequest]) -> Result<Vec<Change>> {
+        self.fits(access)?;
+        self.ask("edit", || self.foreign.edit(access, requests))
+    }
+
+    /// Has the method learn from data, and checks what the result is bound to.
+    ///
+    /// # Errors
+    /// As [`edit`](Self::edit); `plugin-call` if the method learns nothing, `artefact-unbound`.
+    pub fn train(&self, access: &dyn ModelAccess, data: &TrainData) -> Result<Artefact> {
+        self.announced("train", self.library.calls().train)?;
+        let artefact = self.ask("train", || self.foreign.train(access, data))?;
+        let (base, name) = (access.facts().hash, &self.library.descriptor().name);
+        if (&artefact.base, &artefact.data) != (&base, &data.hash) {
+            let text = format!(
+                "`{name}` was trained on the model {base} and the data {}, but its artefact says {} and {}",
+                data.hash, artefact.base, artefact.data
+            );
+            return Err(Error::new(&codes::ARTEFACT_UNBOUND, text));
+        }
+        Ok(artefact)
+    }
+
+    /// Asks the method what becomes of a request, and checks the answer against the query.
+    ///
+    /// # Errors
+    /// As [`edit`](Self::edit); `plugin-call` if the method does not route.
+    pub fn route(&self, access: &dyn ModelAccess, query: &RouteQuery<'_>) -> Result<Route> {
+        self.announced("route", self.library.calls().route)?;
+        self.fits(access)?;
+        self.ask("route", || {
+            let route = self.foreign.route(access, query)?;
+            route.check(query).map(|()| route)
+        })
+    }
+
+    /// Shows the method an activation on its way, and checks the shape and the values of the new one. The caller
+    /// answers for the method being used with the model of its artefact: this call does not see the model.
+    ///
+    /// # Errors
+    /// As [`edit`](Self::edit); `plugin-call` if the method does not intercept.
+    pub fn intercept(&self, call: &InterceptCall<'_>) -> Result<Option<Tensor>> {
+        self.announced("intercept", self.library.calls().intercept)?;
+        self.ask("intercept", || {
+            let values = self.foreign.intercept(call)?;
+            values.iter().try_for_each(|values| call.check(values)).map(|()| values)
+        })
+    }
+
+    fn announced(&self, call: &str, announced: bool) -> Result<()> {
+        if announced {
+            return Ok(());
+        }
+        let name = &self.library.descriptor().name;
+        Err(Error::new(&codes::CALL, format!("the method `{name}` does not implement `{call}`")))
+    }
+
+    /// That the method was trained on this model, if it was trained; and that it was, if it has to be.
+    fn fits(&self, access: &dyn ModelAccess) -> Result<()> {
+        let name = &self.library.descriptor().name;
+        let Some(base) = &self.base else {
+            if !self.library.calls().needs_artefact {
+                return Ok(());
+            }
+            let text = format!("the method `{name}` was created without what it has to learn first");
+            return Err(Error::new(&codes::ARTEFACT_MISSING, text).help("train it on this model"));
+        };
+        let found = access.facts().hash;
+        if *base == found {
+            return Ok(());
+        }
+        let text = format!("the artefact of `{name}` was trained on the model {base}, this is {found}");
+        Err(Error::new(&codes::ARTEFACT_BASE, text).help("train the method on this model"))
+    }
+
+    /// Makes a call, unless an earlier one panicked.
+    fn ask<T>(&self, call: &str, ask: impl FnOnce() -> std::result::Result<T, MethodError>) -> Result<T> {
         if self.panicked.load(Ordering::SeqCst) {
             let name = &self.library.descriptor().name;
             return Err(Error::new(
@@ -51,11 +133,11 @@ impl Method {
             )
             .help("create the method anew"));
         }
-        self.foreign.edit(access, requests).map_err(|error| {
+        ask().map_err(|error| {
             if error.code == PLUGIN_PANICKED {
                 self.panicked.store(true, Ordering::SeqCst);
             }
-            explain(self.library.path(), "edit", error)
+            explain(self.library.path(), call, error)
         })
     }
 
@@ -92,9 +174,8 @@ pub(super) fn explain(plugin: &Path, call: &str, error: MethodError) -> Error {
         }
         PLUGIN_PANICKED => (&codes::PANICKED, format!("{plugin}: {words}")),
         HOST_PANICKED => (&codes::HOST_PANICKED, format!("{plugin} called the host in `{call}`: {words}")),
-        RECORD | UNKNOWN_OP => {
-            (&codes::RECORD, format!("{plugin} answered `{call}` with something unreadable: {words}"))
-        }
+        UNKNOWN_OP => (&codes::CALL, format!("{plugin} stopped in `{call}`: {words}")),
+        RECORD => (&codes::RECORD, format!("{plugin} answered `{call}` with something unreadable: {words}")),
         other => match other.strip_prefix("host-") {
             Some(host) => {
                 (&codes::HOST_CALL, format!("{plugin} needed something in `{call}` that failed: [{host}] {words}"))

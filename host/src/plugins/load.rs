@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use abi_stable::library::{AbiHeader, LibHeader, LibraryError, lib_header_from_path};
 use engraft_plugin_api::abi::{API_VERSION, ApiVersion, ForeignModule, MethodModuleRef};
-use engraft_plugin_api::{Descriptor, Params};
+use engraft_plugin_api::{Artefact, Calls, Descriptor, Params};
 use libloading::os::unix::{Library as RawLibrary, RTLD_LOCAL, RTLD_NOW};
 
 use super::foreign::{Method, explain};
@@ -21,6 +21,7 @@ pub struct Library {
     hash: Hash,
     module: ForeignModule,
     descriptor: Descriptor,
+    calls: Calls,
 }
 
 impl Library {
@@ -56,8 +57,9 @@ impl Library {
         let version = module.api_version();
         check_version(&path, Some(version), || version.to_string())?;
         let descriptor = module.describe().map_err(|e| explain(&path, "describe", e))?;
-        check_descriptor(&path, &descriptor)?;
-        Ok(Self { path, hash, module, descriptor })
+        let calls = module.calls().map_err(|e| explain(&path, "describe", e))?;
+        check_descriptor(&path, &descriptor, calls)?;
+        Ok(Self { path, hash, module, descriptor, calls })
     }
 
     /// The file.
@@ -80,6 +82,11 @@ impl Library {
         &self.descriptor
     }
 
+    /// Which calls the method implements besides `edit`.
+    pub fn calls(&self) -> Calls {
+        self.calls
+    }
+
     /// Checks the parameters of a configuration and fills in the defaults.
     ///
     /// # Errors
@@ -94,7 +101,21 @@ impl Library {
     /// `plugin-failed` if the plugin refuses them, or `plugin-panicked`.
     pub fn create(self: &Arc<Self>, params: Params) -> Result<Method> {
         let method = self.module.create(&params).map_err(|e| explain(&self.path, "create", e))?;
-        Ok(Method::new(self.clone(), params, method))
+        Ok(Method::new(self.clone(), params, method, None))
+    }
+
+    /// Creates the method from checked parameters and from what it learnt before. That the artefact belongs to a
+    /// model is checked when the method is used with one.
+    ///
+    /// # Errors
+    /// As [`create`](Self::create); `plugin-call` if the method learns nothing.
+    pub fn create_trained(self: &Arc<Self>, params: Params, artefact: &Artefact) -> Result<Method> {
+        if !self.calls.train {
+            let text = format!("the method `{}` learns nothing and takes no artefact", self.descriptor.name);
+            return Err(Error::new(&codes::CALL, text).help("leave the artefact out"));
+        }
+        let method = self.module.create_trained(&params, artefact).map_err(|e| explain(&self.path, "create", e))?;
+        Ok(Method::new(self.clone(), params, method, Some(artefact.base.clone())))
     }
 }
 
@@ -181,13 +202,16 @@ fn refused(path: &Path, error: LibraryError) -> Error {
     }
 }
 
-fn check_descriptor(path: &Path, descriptor: &Descriptor) -> Result<()> {
+fn check_descriptor(path: &Path, descriptor: &Descriptor, calls: Calls) -> Result<()> {
     let wrong =
         |what: String| Error::new(&codes::DESCRIPTOR, format!("{} describes itself wrongly: {what}", path.display()));
     let name = &descriptor.name;
     let spelled = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
     if name.is_empty() || !name.chars().all(spelled) {
         return Err(wrong(format!("the name `{name}` is not made of lower-case letters, digits and dashes")));
+    }
+    if calls.needs_artefact && !calls.train {
+        return Err(wrong("it needs an artefact and has no training that makes one".into()));
     }
     for (i, spec) in descriptor.params.iter().enumerate() {
         if descriptor.params[..i].iter().any(|earlier| earlier.name == spec.name) {

@@ -13,10 +13,11 @@ use super::record::FfiRecord;
 use super::records::{FromRecord, IntoRecord, ToRecord};
 use super::{FfiReply, UNKNOWN_OP};
 use crate::access::{
-    GenerateRequest, GradientReply, GradientRequest, Level, ModelAccess, ModelFacts, RunReply, RunRequest,
-    SecondMoment, Tokens,
+    GenerateRequest, GradientReply, GradientRequest, Level, ModelAccess, ModelFacts, ModuleCall, ModuleReply, OwnPatch,
+    RunReply, RunRequest, SecondMoment, Tokens,
 };
 use crate::error::MethodError;
+use crate::method::Checkpoint;
 use crate::site::Site;
 use crate::tensor::Tensor;
 use crate::weight::WeightRef;
@@ -25,7 +26,7 @@ use crate::weight::WeightRef;
 #[repr(C)]
 #[derive(StableAbi)]
 pub struct FfiHost<'a> {
-    /// A `&'a &'a dyn ModelAccess`, which only the lender's `call` looks at.
+    /// A `&'a &'a dyn ModelAccess`, which only the lender's `call` looks at; null where no host is lent.
     access: *const (),
     call: unsafe extern "C" fn(&FfiHost<'_>, RStr<'_>, FfiRecord<'_>) -> FfiReply,
     lifetime: PhantomData<&'a ()>,
@@ -41,6 +42,18 @@ impl<'a> FfiHost<'a> {
     pub fn lend(access: &'a &'a dyn ModelAccess) -> Self {
         Self { access: std::ptr::from_ref(access).cast(), call: lent_call, lifetime: PhantomData }
     }
+
+    /// A host that refuses every call, for calls in the middle of a pass.
+    pub fn absent() -> Self {
+        Self { access: std::ptr::null(), call: absent_call, lifetime: PhantomData }
+    }
+}
+
+unsafe extern "C" fn absent_call(_: &FfiHost<'_>, op: RStr<'_>, _: FfiRecord<'_>) -> FfiReply {
+    guarded(Side::Host, op.as_str(), move || {
+        let text = format!("the host cannot be called here, in the middle of a pass: `{op}`");
+        Err(MethodError::new(UNKNOWN_OP, text))
+    })
 }
 
 /// # Safety
@@ -63,6 +76,17 @@ fn serve(access: &dyn ModelAccess, op: &str, request: FfiRecord<'_>) -> Result<F
         "gradient" => access.gradient(&GradientRequest::from_record(request)?)?.into_record(),
         "generate" => access.generate(&GenerateRequest::from_record(request)?)?.into_record(),
         "second_moment" => access.second_moment(request.parsed("site")?)?.into_record(),
+        "patches" => access.patches()?.into_record(),
+        "statistic" => access.statistic(request.text("name")?)?.into_record(),
+        "module" => access.module(&ModuleCall::from_record(request)?)?.into_record(),
+        "checkpoint" => {
+            access.checkpoint(&Checkpoint::from_record(request)?)?;
+            FfiRecord::new("kept")
+        }
+        "metric" => {
+            access.metric(request.bits("step")?, request.text("name")?, request.number("value")?);
+            FfiRecord::new("noted")
+        }
         "random" => FfiRecord::new("seed").with_bits("seed", access.random(request.text("stream")?)),
         "cancelled" => FfiRecord::new("cancelled").with_flag("cancelled", access.cancelled()),
         "progress" => {
@@ -74,7 +98,7 @@ fn serve(access: &dyn ModelAccess, op: &str, request: FfiRecord<'_>) -> Result<F
             access.log(Level::from_record(request)?, &message);
             FfiRecord::new("noted")
         }
-        _ => return Err(MethodError::new(UNKNOWN_OP, format!("this host does not know the call `{op}`"))),
+        _ => return Err(MethodError::unknown_call(op)),
     })
 }
 
@@ -137,6 +161,31 @@ impl ModelAccess for ForeignHost<'_> {
 
     fn second_moment(&self, site: Site) -> Result<SecondMoment, MethodError> {
         self.ask("second_moment", FfiRecord::new("second_moment").with_text("site", &site.to_string()))
+    }
+
+    fn patches(&self) -> Result<Vec<OwnPatch>, MethodError> {
+        self.ask("patches", FfiRecord::new("patches"))
+    }
+
+    fn statistic(&self, name: &str) -> Result<Option<Tensor>, MethodError> {
+        self.ask("statistic", FfiRecord::new("statistic").with_text("name", name))
+    }
+
+    fn module(&self, call: &ModuleCall) -> Result<ModuleReply, MethodError> {
+        self.ask("module", call.to_record())
+    }
+
+    fn checkpoint(&self, checkpoint: &Checkpoint) -> Result<(), MethodError> {
+        self.call("checkpoint", checkpoint.to_record()).map(drop)
+    }
+
+    fn metric(&self, step: u64, name: &str, value: f64) {
+        let request =
+            FfiRecord::new("metric").with_bits("step", step).with_text("name", name).with_number("value", value);
+        match self.call("metric", request) {
+            Err(error) if error.code == UNKNOWN_OP => {}
+            outcome => drop(sure(outcome)),
+        }
     }
 
     fn random(&self, stream: &str) -> u64 {

@@ -8,13 +8,14 @@ use abi_stable::std_types::RStr;
 use super::guard::{Side, guarded, opened};
 use super::host::{FfiHost, ForeignHost};
 use super::record::FfiRecord;
-use super::records::{FromRecord, IntoRecord, ToRecord};
+use super::records::{BorrowRecord, FromRecord, IntoRecord, ToRecord};
 use super::{FfiReply, UNKNOWN_OP};
 use crate::access::ModelAccess;
 use crate::change::Change;
 use crate::error::MethodError;
-use crate::method::EditMethod;
+use crate::method::{Artefact, EditMethod, InterceptCall, Route, RouteQuery, TrainData};
 use crate::request::EditRequest;
+use crate::tensor::Tensor;
 
 /// How a method is called: the method, the name of the call, the host for its duration, and the request.
 pub type MethodCall = unsafe extern "C" fn(&FfiMethod, RStr<'_>, FfiHost<'_>, FfiRecord<'_>) -> FfiReply;
@@ -82,8 +83,15 @@ unsafe extern "C" fn given_call(
     guarded(Side::Plugin, op.as_str(), move || {
         // SAFETY: `give` put a box of this very type there, and the caller promises that it is still alive.
         let method = unsafe { &*method.method.cast::<Box<dyn EditMethod>>() };
+        let access = ForeignHost::new(host);
         match op.as_str() {
-            "edit" => Ok(method.edit(&ForeignHost::new(host), &Vec::from_record(request)?)?.into_record()),
+            "edit" => Ok(method.edit(&access, &Vec::from_record(request)?)?.into_record()),
+            "train" => {
+                let artefact = method.train(&access, &TrainData::from_record(request)?)?;
+                Ok(artefact.to_record().into_owned())
+            }
+            "route" => Ok(method.route(&access, &RouteQuery::borrow_record(&request)?)?.into_record()),
+            "intercept" => Ok(method.intercept(&InterceptCall::borrow_record(&request)?)?.into_record()),
             op => Err(MethodError::new(UNKNOWN_OP, format!("this plugin does not know the call `{op}`"))),
         }
     })
@@ -119,14 +127,31 @@ impl ForeignMethod {
     }
 }
 
-impl EditMethod for ForeignMethod {
-    /// As the plugin's own `edit`.
-    ///
-    /// # Errors
-    /// Also `plugin-panicked`, and `abi-record` if the answer cannot be read.
-    fn edit(&self, access: &dyn ModelAccess, requests: &[EditRequest]) -> Result<Vec<Change>, MethodError> {
+impl ForeignMethod {
+    fn call(&self, op: &str, host: FfiHost<'_>, request: FfiRecord<'_>) -> Result<FfiRecord<'static>, MethodError> {
         // SAFETY: the method is not released, since only `close` and dropping do that, and both take `self`.
-        let answer = unsafe { (self.0.call)(&self.0, "edit".into(), FfiHost::lend(&access), requests.to_record()) };
-        Vec::from_record(opened(answer)?)
+        opened(unsafe { (self.0.call)(&self.0, op.into(), host, request) })
+    }
+}
+
+/// Every call: as the plugin's own.
+///
+/// # Errors
+/// Also `plugin-panicked`, `abi-record` if the answer cannot be read, `abi-op` if the plugin does not know the call.
+impl EditMethod for ForeignMethod {
+    fn edit(&self, access: &dyn ModelAccess, requests: &[EditRequest]) -> Result<Vec<Change>, MethodError> {
+        Vec::from_record(self.call("edit", FfiHost::lend(&access), requests.to_record())?)
+    }
+
+    fn train(&self, access: &dyn ModelAccess, data: &TrainData) -> Result<Artefact, MethodError> {
+        Artefact::from_record(self.call("train", FfiHost::lend(&access), data.to_record())?)
+    }
+
+    fn route(&self, access: &dyn ModelAccess, query: &RouteQuery<'_>) -> Result<Route, MethodError> {
+        Route::from_record(self.call("route", FfiHost::lend(&access), query.to_record())?)
+    }
+
+    fn intercept(&self, call: &InterceptCall<'_>) -> Result<Option<Tensor>, MethodError> {
+        Option::from_record(self.call("intercept", FfiHost::absent(), call.to_record())?)
     }
 }

@@ -11,6 +11,8 @@
 
 mod guard;
 pub mod host;
+#[cfg(test)]
+mod layout;
 pub mod method;
 mod module;
 pub mod record;
@@ -25,7 +27,7 @@ pub use module::{
 };
 
 /// The code of a call that the other side does not know.
-pub const UNKNOWN_OP: &str = "abi-op";
+pub const UNKNOWN_OP: &str = crate::MethodError::UNKNOWN_CALL;
 
 /// The answer to a call: a record, or the record of a [`MethodError`](crate::MethodError).
 pub type FfiReply = abi_stable::std_types::RResult<record::FfiRecord<'static>, record::FfiRecord<'static>>;

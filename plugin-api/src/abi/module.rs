@@ -15,9 +15,9 @@ use super::guard::{Side, guarded, opened};
 use super::method::{FfiMethod, ForeignMethod};
 use super::record::FfiRecord;
 use super::records::{FromRecord, ToRecord};
-use crate::descriptor::Descriptor;
+use crate::descriptor::{Calls, Descriptor};
 use crate::error::MethodError;
-use crate::method::Plugin;
+use crate::method::{Artefact, Plugin};
 use crate::params::Params;
 
 pub use abi_stable::library::LibHeader;
@@ -80,9 +80,9 @@ impl fmt::Display for ApiVersion {
 pub struct MethodModule {
     /// The version of the plugin API, read before anything is called.
     pub api_version: ApiVersion,
-    /// Describes the method: a descriptor.
+    /// Describes the method: a descriptor, with the calls that it implements in it.
     pub describe: extern "C" fn() -> FfiReply,
-    /// Creates the method from checked parameters.
+    /// Creates the method from checked parameters, and from the artefact that may be among them.
     #[sabi(last_prefix_field)]
     pub create: extern "C" fn(FfiRecord<'_>) -> RResult<FfiMethod, FfiRecord<'static>>,
 }
@@ -104,13 +104,22 @@ impl<P: Plugin> Exported<P> {
     const REF: MethodModuleRef = MethodModuleRef(Self::MODULE.static_as_prefix());
 
     extern "C" fn describe() -> FfiReply {
-        guarded(Side::Plugin, "describe", || Ok(P::describe().to_record().into_owned()))
+        guarded(Side::Plugin, "describe", || {
+            let descriptor = P::describe();
+            Ok(descriptor.to_record().with_child(P::calls().to_record()).into_owned())
+        })
     }
 
-    extern "C" fn create(params: FfiRecord<'_>) -> RResult<FfiMethod, FfiRecord<'static>> {
+    extern "C" fn create(mut params: FfiRecord<'_>) -> RResult<FfiMethod, FfiRecord<'static>> {
         guarded(Side::Plugin, "create", move || {
             params.expect_kind("create")?;
-            P::create(&Params::from_record(params)?).map(FfiMethod::give)
+            let artefact = params.take_child_if("artefact").map(Artefact::from_record).transpose()?;
+            let params = Params::from_record(params)?;
+            let method = match artefact {
+                Some(artefact) => P::create_trained(&params, &artefact),
+                None => P::create(&params),
+            };
+            method.map(FfiMethod::give)
         })
     }
 
@@ -153,6 +162,23 @@ impl ForeignModule {
     /// `plugin-panicked`, or `abi-record` if the answer cannot be read.
     pub fn describe(&self) -> Result<Descriptor, MethodError> {
         Descriptor::from_record(opened(self.0.describe()())?)
+    }
+
+    /// Asks the plugin which calls its method implements; one that does not say implements `edit` alone.
+    ///
+    /// # Errors
+    /// As [`describe`](Self::describe).
+    pub fn calls(&self) -> Result<Calls, MethodError> {
+        let calls = opened(self.0.describe()())?.take_child_if("calls");
+        calls.map_or(Ok(Calls::default()), Calls::from_record)
+    }
+
+    /// Asks the plugin to create its method from checked parameters and what it learnt before.
+    ///
+    /// # Errors
+    /// What the plugin finds wrong, or `plugin-panicked`.
+    pub fn create_trained(&self, params: &Params, artefact: &Artefact) -> Result<ForeignMethod, MethodError> {
+        opened(self.0.create()(params.to_record().with_child(artefact.to_record()))).map(ForeignMethod::new)
     }
 
     /// Asks the plugin to create its method from checked parameters.

@@ -5,6 +5,7 @@
 
 use abi_stable::StableAbi;
 use abi_stable::std_types::{RCow, RCowSlice, RString, RVec, Tuple2};
+use ndarray::{ArrayViewD, IxDyn};
 
 use crate::error::MethodError;
 use crate::tensor::{Data, Tensor};
@@ -71,6 +72,8 @@ pub enum FfiData<'a> {
     F32(RCowSlice<'a, f32>),
     /// 64-bit signed integers.
     I64(RCowSlice<'a, i64>),
+    /// Bytes: what is opaque to the border, files of other formats, and element types to come.
+    U8(RCowSlice<'a, u8>),
 }
 
 impl<'a> FfiTensor<'a> {
@@ -106,11 +109,26 @@ impl<'a> FfiTensor<'a> {
         Self { name: name.into(), shape, data: FfiData::I64(RCow::Owned(values.into())) }
     }
 
+    /// Any array of floats, lent if its values lie in row-major order, else copied.
+    pub fn array(name: &str, array: &'a ArrayViewD<'_, f32>) -> Self {
+        let values = match array.as_slice() {
+            Some(values) => RCow::Borrowed(values.into()),
+            None => RCow::Owned(array.iter().copied().collect()),
+        };
+        Self { name: name.into(), shape: array.shape().into(), data: FfiData::F32(values) }
+    }
+
+    /// Bytes that are lent.
+    pub fn bytes(name: &str, bytes: &'a [u8]) -> Self {
+        Self { name: name.into(), shape: vec![bytes.len()].into(), data: FfiData::U8(RCow::Borrowed(bytes.into())) }
+    }
+
     /// The tensor with lent values copied into it.
     pub fn into_owned(self) -> FfiTensor<'static> {
         let data = match self.data {
             FfiData::F32(values) => FfiData::F32(RCow::Owned(values.into_owned())),
             FfiData::I64(values) => FfiData::I64(RCow::Owned(values.into_owned())),
+            FfiData::U8(values) => FfiData::U8(RCow::Owned(values.into_owned())),
         };
         FfiTensor { name: self.name, shape: self.shape, data }
     }
@@ -124,6 +142,7 @@ impl<'a> FfiTensor<'a> {
         match self.data {
             FfiData::F32(values) => Tensor::f32(shape, values.into_owned().into_vec()),
             FfiData::I64(values) => Tensor::i64(shape, values.into_owned().into_vec()),
+            FfiData::U8(_) => Err(MethodError::new(RECORD, "it holds bytes, not numbers")),
         }
         .map_err(|e| MethodError::new(RECORD, format!("the tensor `{}` contradicts itself: {}", self.name, e.message)))
     }
@@ -356,6 +375,66 @@ impl<'a> FfiRecord<'a> {
         }
     }
 
+    /// Takes a tensor out that may be missing.
+    ///
+    /// # Errors
+    /// `abi-record` if its shape and values disagree.
+    pub fn take_tensor_if(&mut self, name: &str) -> Result<Option<Tensor>, MethodError> {
+        if self.tensors.iter().any(|t| t.name == name) { self.take_tensor(name).map(Some) } else { Ok(None) }
+    }
+
+    fn tensor(&self, name: &str) -> Result<&FfiTensor<'a>, MethodError> {
+        self.tensors.iter().find(|t| t.name == name).ok_or_else(|| self.wrong(format_args!("has no tensor `{name}`")))
+    }
+
+    /// A look at an array of floats, without a copy.
+    ///
+    /// # Errors
+    /// `abi-record` if it is missing, its shape and values disagree, or it holds something else.
+    pub fn floats(&self, name: &str) -> Result<ArrayViewD<'_, f32>, MethodError> {
+        let tensor = self.tensor(name)?;
+        let FfiData::F32(values) = &tensor.data else {
+            return Err(self.wrong(format_args!("has no floats as `{name}`")));
+        };
+        ArrayViewD::from_shape(IxDyn(&tensor.shape), values).map_err(|e| self.wrong(format_args!("is wrong: {e}")))
+    }
+
+    /// A look at a vector or table of integers, without a copy.
+    ///
+    /// # Errors
+    /// `abi-record` if it is missing, its shape and values disagree, or it holds something else.
+    pub fn integers(&self, name: &str) -> Result<ArrayViewD<'_, i64>, MethodError> {
+        let tensor = self.tensor(name)?;
+        let FfiData::I64(values) = &tensor.data else {
+            return Err(self.wrong(format_args!("has no integers as `{name}`")));
+        };
+        ArrayViewD::from_shape(IxDyn(&tensor.shape), values).map_err(|e| self.wrong(format_args!("is wrong: {e}")))
+    }
+
+    /// A look at bytes, without a copy.
+    ///
+    /// # Errors
+    /// `abi-record` if they are missing or something else.
+    pub fn bytes(&self, name: &str) -> Result<&[u8], MethodError> {
+        match &self.tensor(name)?.data {
+            FfiData::U8(bytes) => Ok(bytes),
+            _ => Err(self.wrong(format_args!("has no bytes as `{name}`"))),
+        }
+    }
+
+    /// Takes bytes out.
+    ///
+    /// # Errors
+    /// `abi-record` if they are missing or something else.
+    pub fn take_bytes(&mut self, name: &str) -> Result<Vec<u8>, MethodError> {
+        self.bytes(name)?;
+        let at = self.tensors.iter().position(|t| t.name == name).unwrap_or_default();
+        match self.tensors.remove(at).data {
+            FfiData::U8(bytes) => Ok(bytes.into_owned().into_vec()),
+            _ => Err(self.wrong(format_args!("has no bytes as `{name}`"))),
+        }
+    }
+
     /// Takes a vector of floats out.
     ///
     /// # Errors
@@ -386,6 +465,14 @@ impl<'a> FfiRecord<'a> {
             Ok(out)
         };
         chunks.iter().map(row).collect()
+    }
+
+    /// A look at a child.
+    ///
+    /// # Errors
+    /// `abi-record` if it is missing.
+    pub fn child(&self, kind: &str) -> Result<&FfiRecord<'a>, MethodError> {
+        self.children.iter().find(|c| c.kind == kind).ok_or_else(|| self.wrong(format_args!("has no `{kind}`")))
     }
 
     /// Takes a child out.

@@ -42,6 +42,30 @@ impl ModelAccess for Echo {
         assert_eq!(site, Site::LnFinal);
         Ok(SecondMoment { matrix: Tensor::zeros([2, 2]), tokens: 12 })
     }
+    fn patches(&self) -> Result<Vec<OwnPatch>, MethodError> {
+        Ok(vec![OwnPatch { id: "a".into(), requests: vec![], state: vec![1] }])
+    }
+    fn statistic(&self, name: &str) -> Result<Option<Tensor>, MethodError> {
+        Ok((name == "cache").then(|| Tensor::zeros([2])))
+    }
+    fn module(&self, call: &ModuleCall) -> Result<ModuleReply, MethodError> {
+        match call {
+            ModuleCall::Find { .. } => Ok(ModuleReply::Module(None)),
+            ModuleCall::Open { key, .. } => Ok(ModuleReply::Module(Some(ModuleId(key.clone())))),
+            ModuleCall::Run { feeds, .. } => {
+                let outputs = feeds.iter().map(|(_, tensor)| tensor.clone()).collect();
+                Ok(ModuleReply::Values { outputs, gradients: vec![] })
+            }
+            ModuleCall::Set { weights, .. } => Ok(ModuleReply::Weights(weights.clone())),
+            _ => Err(MethodError::unknown_call("module")),
+        }
+    }
+    fn checkpoint(&self, checkpoint: &Checkpoint) -> Result<(), MethodError> {
+        if checkpoint.step == 3 { Ok(()) } else { Err(MethodError::new("host-disk-full", "no")) }
+    }
+    fn metric(&self, step: u64, name: &str, value: f64) {
+        assert_eq!((step, name, value), (3, "loss", 0.1));
+    }
     fn random(&self, stream: &str) -> u64 {
         u64::MAX - stream.len() as u64
     }
@@ -77,6 +101,21 @@ fn every_call_of_the_host_crosses_unharmed() {
     let generate = GenerateRequest { rows, max_new: 1, ..GenerateRequest::default() };
     assert_eq!(far.generate(&generate), near.generate(&generate));
     assert_eq!(far.second_moment(Site::LnFinal), near.second_moment(Site::LnFinal));
+    assert_eq!(far.patches(), near.patches());
+    assert_eq!((far.statistic("cache"), far.statistic("none")), (near.statistic("cache"), Ok(None)));
+    let module = Module::open(&far, "net", || Ok(ModuleSource { graph: ModuleGraph::Bytes(vec![1]), weights: vec![] }))
+        .expect("opens");
+    assert_eq!(module.id(), &ModuleId("net".into()));
+    let x = || vec![("x".to_owned(), Tensor::zeros([2]))];
+    assert_eq!(module.run(x(), &["y"]), Ok(vec![Tensor::zeros([2])]));
+    assert_eq!(module.run(x(), &["y", "z"]).map_err(|e| e.code), Err("module-reply".to_owned()));
+    assert_eq!(module.set(x()), Ok(()));
+    assert_eq!(module.tokenize("a").map_err(|e| e.code), Err(MethodError::UNKNOWN_CALL.to_owned()));
+    for step in [3, 4] {
+        let checkpoint = Checkpoint { step, bytes: vec![1] };
+        assert_eq!(far.checkpoint(&checkpoint), near.checkpoint(&checkpoint));
+    }
+    far.metric(3, "loss", 0.1);
     assert_eq!(far.random("prefixes"), near.random("prefixes"));
     assert!(far.cancelled());
     far.progress(1, u64::MAX, "steps");
@@ -148,4 +187,121 @@ fn faults_come_back_as_errors() {
     assert_eq!(DROPS.load(Ordering::SeqCst), 1);
     drop(create(false));
     assert_eq!(DROPS.load(Ordering::SeqCst), 2);
+}
+
+/// Learns nothing, and panics in every call that it need not have.
+struct Late;
+
+impl EditMethod for Late {
+    fn edit(&self, _: &dyn ModelAccess, _: &[EditRequest]) -> Result<Vec<Change>, MethodError> {
+        Ok(vec![Change::Route])
+    }
+    fn train(&self, access: &dyn ModelAccess, data: &TrainData) -> Result<Artefact, MethodError> {
+        access.checkpoint(&Checkpoint { step: data.train.len() as u64, bytes: vec![] })?;
+        panic!("in train")
+    }
+    fn route(&self, _: &dyn ModelAccess, query: &RouteQuery<'_>) -> Result<Route, MethodError> {
+        if query.patches.is_empty() { panic!("in route") } else { Ok(Route::Prompt(query.tokens.clone())) }
+    }
+    fn intercept(&self, call: &InterceptCall<'_>) -> Result<Option<Tensor>, MethodError> {
+        if call.patches.is_empty() {
+            panic!("in intercept")
+        }
+        Ok(Some(Tensor::from_array(&call.activation.mapv(|v| v + 1.0))))
+    }
+}
+
+impl Plugin for Late {
+    fn describe() -> Descriptor {
+        Descriptor {
+            name: "late".into(),
+            version: "1.0.0".into(),
+            family: Family::ExternalExtension,
+            summary: String::new(),
+            paper: String::new(),
+            capabilities: Capabilities::default(),
+            params: vec![],
+        }
+    }
+    fn calls() -> Calls {
+        Calls { route: true, intercept: true, ..Calls::default() }
+    }
+    fn create(_: &Params) -> Result<Box<dyn EditMethod>, MethodError> {
+        Ok(Box::new(Late))
+    }
+}
+
+#[test]
+fn the_other_calls_cross_and_their_faults_come_back() {
+    let module = ForeignModule::of::<Late>();
+    assert_eq!(module.calls(), Ok(Late::calls()));
+    assert_eq!(module.describe(), Ok(Late::describe()));
+    let artefact = Artefact { base: "b".into(), data: "d".into(), bytes: vec![] };
+    let refused = module.create_trained(&Params::default(), &artefact).map(drop);
+    assert_eq!(refused.map_err(|e| e.code), Err("artefact-unused".to_owned()));
+    let method = module.create(&Params::default()).expect("creates");
+    let code = |error: MethodError| (error.code, error.labels);
+    let panicked = |op: &str| Some((PLUGIN_PANICKED.to_owned(), vec![("op".to_owned(), op.to_owned())]));
+
+    let example = TrainRecord {
+        request: EditRequest {
+            id: String::new(),
+            prompt: String::new(),
+            subject: None,
+            target: Target { new: String::new(), old: None },
+        },
+        in_scope: vec![],
+        out_of_scope: vec![],
+    };
+    let data = |n| TrainData { train: vec![example.clone(); n], ..TrainData::default() };
+    assert_eq!(method.train(&Echo, &data(3)).err().map(code), panicked("train"));
+    assert_eq!(method.train(&Echo, &data(4)).map_err(|e| e.code), Err("host-disk-full".to_owned()));
+
+    let state = vec![1];
+    let patches = vec![ActivePatch { id: "a", state: &state }];
+    let query = |patches| RouteQuery { tokens: vec![7], patches };
+    assert_eq!(method.route(&Echo, &query(patches.clone())), Ok(Route::Prompt(vec![7])));
+    assert_eq!(method.route(&Echo, &query(vec![])).err().map(code), panicked("route"));
+
+    let (activation, positions) = (Tensor::zeros([1, 2, 2]), ndarray::array![[0i64, 1]]);
+    let call = |patches| InterceptCall {
+        site: Site::Embed,
+        activation: activation.view().expect("floats"),
+        positions: positions.view(),
+        rows: vec![InterceptRow { prompt_end: 1, patches: vec![] }],
+        patches,
+    };
+    assert_eq!(method.intercept(&call(patches)), Tensor::f32([1, 2, 2], vec![1.0; 4]).map(Some));
+    assert_eq!(method.intercept(&call(vec![])).err().map(code), panicked("intercept"));
+}
+
+/// Implements nothing but `edit`.
+struct Plain;
+
+impl EditMethod for Plain {
+    fn edit(&self, _: &dyn ModelAccess, _: &[EditRequest]) -> Result<Vec<Change>, MethodError> {
+        Ok(vec![])
+    }
+}
+
+impl Plugin for Plain {
+    fn describe() -> Descriptor {
+        Late::describe()
+    }
+    fn create(_: &Params) -> Result<Box<dyn EditMethod>, MethodError> {
+        Ok(Box::new(Plain))
+    }
+}
+
+#[test]
+fn what_is_not_there_has_its_default_or_a_code() {
+    let module = ForeignModule::of::<Plain>();
+    assert_eq!(module.calls(), Ok(Calls::default()));
+    let method = module.create(&Params::default()).expect("creates");
+    let query = RouteQuery { tokens: vec![7], patches: vec![] };
+    assert_eq!(method.route(&Echo, &query), Ok(Route::Base));
+    assert_eq!(method.train(&Echo, &TrainData::default()).map_err(|e| e.code), Err("train-none".to_owned()));
+    let nobody = ForeignHost::new(FfiHost::absent());
+    assert_eq!(nobody.run(&RunRequest::default()).map_err(|e| e.code), Err(MethodError::UNKNOWN_CALL.to_owned()));
+    nobody.metric(1, "loss", 0.0);
 }

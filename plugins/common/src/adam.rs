@@ -1,6 +1,10 @@
 //! Adam (Kingma & Ba 2015), in the arithmetic of `torch.optim.Adam`: the bias corrections are taken in double
 //! precision, the moments in single.
 
+use engraft_plugin_api::{MethodError, Tensor};
+
+use crate::train::{Optimizer, Store};
+
 const BETA1: f64 = 0.9;
 const BETA2: f64 = 0.999;
 const EPS: f32 = 1e-8;
@@ -34,6 +38,27 @@ impl Adam {
             *v = beta2 * *v + rest2 * g * g; // v ← β2 v + (1 − β2) g²
             *x -= step * *m / (v.sqrt() / root + EPS); // x ← x − α m̂ / (√v̂ + ε)
         }
+    }
+}
+
+impl Optimizer for Adam {
+    fn step(&mut self, lr: f64, variables: &mut [f32], gradient: &[f32]) {
+        self.lr = lr;
+        Adam::step(self, variables, gradient);
+    }
+
+    fn save(&self, name: &str, store: &mut Store) {
+        let vector = |values: &[f32]| Tensor::from_array(&ndarray::ArrayView1::from(values));
+        store.set_number(&format!("{name}.steps"), self.steps.into());
+        store.set(&format!("{name}.first"), vector(&self.first));
+        store.set(&format!("{name}.second"), vector(&self.second));
+    }
+
+    fn load(&mut self, name: &str, store: &Store) -> Result<(), MethodError> {
+        self.steps = store.number(&format!("{name}.steps"))? as i32;
+        self.first = store.floats(&format!("{name}.first"), self.first.len())?;
+        self.second = store.floats(&format!("{name}.second"), self.second.len())?;
+        Ok(())
     }
 }
 

@@ -1,5 +1,5 @@
 //! The mathematics that editing methods share: where the fact token stands, what the target's tokens are, keys and
-//! values read from the model, the search for a target value, covariance, solves and optimizers.
+//! values read from the model, the search for a target value, covariance, solves, and what trainings need.
 //!
 //! Everything here talks to the host through [`ModelAccess`](engraft_plugin_api::ModelAccess) and holds no model.
 //! Chapters of the literature are cited where a line implements an equation.
@@ -13,6 +13,7 @@ pub mod subject;
 pub mod target;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+pub mod train;
 pub mod value;
 
 pub use adam::Adam;

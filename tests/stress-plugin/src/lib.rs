@@ -1,15 +1,18 @@
 //! A plugin that misbehaves on purpose: its parameter `fault` chooses how.
 
+mod calls;
+
 use std::thread::sleep;
 use std::time::Duration;
 
 use engraft_plugin_api::{
-    Capabilities, Change, Delta, Descriptor, EditMethod, EditRequest, Family, MethodError, ModelAccess, ParamKind,
-    ParamSpec, ParamValue, Params, Plugin, Role, Tensor, WeightRef, export_method,
+    Artefact, BlockSite, Calls, Capabilities, Change, Delta, Descriptor, EditMethod, EditRequest, Family,
+    InterceptCall, MethodError, ModelAccess, ParamKind, ParamSpec, ParamValue, Params, Plugin, Role, Route, RouteQuery,
+    Site, Tensor, TrainData, WeightRef, export_method,
 };
 
 /// What can go wrong inside a method that was built as it should be.
-const FAULTS: [&str; 12] = [
+const FAULTS: [&str; 27] = [
     "none",
     "panic-create",
     "panic-edit",
@@ -22,6 +25,21 @@ const FAULTS: [&str; 12] = [
     "unknown-weight",
     "hang",
     "wait",
+    "panic-train",
+    "error-train",
+    "unbound-artefact",
+    "unsteady-train",
+    "forgetful-train",
+    "deaf-train",
+    "panic-route",
+    "error-route",
+    "wrong-route",
+    "unsteady-route",
+    "panic-intercept",
+    "error-intercept",
+    "nan-intercept",
+    "wrong-intercept",
+    "trespassing-intercept",
 ];
 
 /// The weight that the method changes.
@@ -30,6 +48,7 @@ const WEIGHT: WeightRef = WeightRef::Block(0, Role::MlpOut);
 struct Stress {
     fault: String,
     milliseconds: u64,
+    extends: bool,
 }
 
 impl EditMethod for Stress {
@@ -56,6 +75,11 @@ impl EditMethod for Stress {
             }
             _ => {}
         }
+        if self.extends {
+            let sites = vec![Site::Block(0, BlockSite::ResidPost)];
+            let state = requests[0].subject.clone().unwrap_or_default().into_bytes();
+            return Ok(vec![Change::State(state), Change::Route, Change::Intercept { sites, whole_rows: false }]);
+        }
         let tensor = access.weight(WEIGHT)?;
         let (mut shape, weight) = match self.fault.as_str() {
             "unknown-weight" => (tensor.shape().to_vec(), WeightRef::Block(usize::MAX, Role::MlpOut)),
@@ -70,6 +94,18 @@ impl EditMethod for Stress {
             delta[1] = f32::NAN;
         }
         Ok(vec![Change::Weight { weight, delta: Delta::Dense(Tensor::f32(shape, delta)?) }])
+    }
+
+    fn train(&self, access: &dyn ModelAccess, data: &TrainData) -> Result<Artefact, MethodError> {
+        calls::train(&self.fault, access, data)
+    }
+
+    fn route(&self, access: &dyn ModelAccess, query: &RouteQuery<'_>) -> Result<Route, MethodError> {
+        calls::route(&self.fault, access, query)
+    }
+
+    fn intercept(&self, call: &InterceptCall<'_>) -> Result<Option<Tensor>, MethodError> {
+        calls::intercept(&self.fault, call)
     }
 }
 
@@ -101,6 +137,12 @@ impl Plugin for Stress {
                     ParamValue::Integer(60_000),
                     "how long `hang` is deaf",
                 ),
+                ParamSpec::new(
+                    "extends",
+                    ParamKind::Flag,
+                    ParamValue::Flag(false),
+                    "whether edits ask for routing and interception in place of a delta",
+                ),
             ],
         }
     }
@@ -112,7 +154,19 @@ impl Plugin for Stress {
             "error-create" => return Err(MethodError::new("stress-error", "stress was told to fail")),
             _ => {}
         }
-        Ok(Box::new(Stress { fault, milliseconds: params.index("milliseconds")? as u64 }))
+        let milliseconds = params.index("milliseconds")? as u64;
+        Ok(Box::new(Stress { fault, milliseconds, extends: params.flag("extends")? }))
+    }
+
+    fn calls() -> Calls {
+        Calls { train: true, needs_artefact: false, route: true, intercept: true }
+    }
+
+    fn create_trained(params: &Params, artefact: &Artefact) -> Result<Box<dyn EditMethod>, MethodError> {
+        match artefact.bytes.len() {
+            calls::LEARNT => Self::create(params),
+            other => Err(MethodError::new("stress-artefact", format!("an artefact of {other} bytes, expected 8"))),
+        }
     }
 }
 

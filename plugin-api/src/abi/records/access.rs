@@ -12,7 +12,7 @@ use crate::change::Change;
 use crate::error::MethodError;
 use crate::tensor::Tensor;
 
-fn wide(value: usize) -> i64 {
+pub(super) fn wide(value: usize) -> i64 {
     (value as u64).cast_signed()
 }
 
@@ -36,12 +36,27 @@ fn rows_from(record: &mut FfiRecord<'_>) -> Result<Vec<Vec<u32>>, MethodError> {
     if rest.is_empty() { Ok(out) } else { Err(rows.wrong("has more ids than it says")) }
 }
 
-fn ids_to(name: &str, ids: &[u32]) -> FfiTensor<'static> {
+pub(super) fn ids_to(name: &str, ids: &[u32]) -> FfiTensor<'static> {
     FfiTensor::integers(name, 1, ids.iter().map(|&id| i64::from(id)))
 }
 
-fn ids_from(record: &mut FfiRecord<'_>, name: &str) -> Result<Vec<u32>, MethodError> {
+pub(super) fn ids_from(record: &mut FfiRecord<'_>, name: &str) -> Result<Vec<u32>, MethodError> {
     Ok(record.take_integers::<1, u32>(name)?.into_iter().flatten().collect())
+}
+
+/// The ends of prompts, where there are any.
+fn ends_to<'a>(record: FfiRecord<'a>, ends: &[usize]) -> FfiRecord<'a> {
+    if ends.is_empty() {
+        return record;
+    }
+    record.with_tensor(FfiTensor::integers("prompt-ends", 1, ends.iter().map(|&end| wide(end))))
+}
+
+fn ends_from(record: &mut FfiRecord<'_>) -> Result<Vec<usize>, MethodError> {
+    if record.tensors.iter().all(|t| t.name != "prompt-ends") {
+        return Ok(Vec::new());
+    }
+    Ok(record.take_integers::<1, usize>("prompt-ends")?.into_iter().flatten().collect())
 }
 
 fn places_to(name: &str, places: &[Place]) -> FfiTensor<'static> {
@@ -198,6 +213,7 @@ impl ToRecord for RunRequest {
             .with_list("taps", self.taps.iter().map(tap))
             .with_tensor(places_to("logits", &self.logits))
             .with_child(under_to(&self.under));
+        let record = ends_to(record, &self.prompt_ends);
         pokes_to(pokes_to(record, "overwrites", &self.overwrites), "adds", &self.adds)
     }
 }
@@ -206,6 +222,7 @@ impl FromRecord for RunRequest {
     fn from_record(mut record: FfiRecord<'_>) -> Result<Self, MethodError> {
         Ok(Self {
             rows: rows_from(&mut record)?,
+            prompt_ends: ends_from(&mut record)?,
             taps: record.take_list("taps", |mut tap| {
                 let everywhere = tap.tensors.is_empty();
                 let places = if everywhere { None } else { Some(places_from(&mut tap, "places")?) };
@@ -306,6 +323,7 @@ impl ToRecord for GradientRequest {
             .with_child(under_to(&self.under))
             .with_list("terms", self.terms.iter().map(ToRecord::to_record))
             .with_list("wrt", self.wrt.iter().map(ToRecord::to_record));
+        let record = ends_to(record, &self.prompt_ends);
         pokes_to(pokes_to(record, "overwrites", &self.overwrites), "adds", &self.adds)
     }
 }
@@ -314,6 +332,7 @@ impl FromRecord for GradientRequest {
     fn from_record(mut record: FfiRecord<'_>) -> Result<Self, MethodError> {
         Ok(Self {
             rows: rows_from(&mut record)?,
+            prompt_ends: ends_from(&mut record)?,
             overwrites: pokes_from(&mut record, "overwrites")?,
             adds: pokes_from(&mut record, "adds")?,
             under: under_from(&mut record)?,

@@ -152,27 +152,34 @@ impl FromRecord for Params {
 
 impl ToRecord for [EditRequest] {
     fn to_record(&self) -> FfiRecord<'_> {
-        let request = |request: &EditRequest| {
-            FfiRecord::new("request")
-                .with_text("id", &request.id)
-                .with_text("prompt", &request.prompt)
-                .with_text_if("subject", request.subject.as_deref())
-                .with_text("target", &request.target.new)
-                .with_text_if("target-old", request.target.old.as_deref())
-        };
-        FfiRecord::new("edit").with_list("requests", self.iter().map(request))
+        FfiRecord::new("edit").with_list("requests", self.iter().map(ToRecord::to_record))
     }
 }
 
 impl FromRecord for Vec<EditRequest> {
     fn from_record(mut record: FfiRecord<'_>) -> Result<Self, MethodError> {
-        record.take_list("requests", |request| {
-            Ok(EditRequest {
-                id: request.text("id")?.to_owned(),
-                prompt: request.text("prompt")?.to_owned(),
-                subject: request.text_if("subject")?,
-                target: Target { new: request.text("target")?.to_owned(), old: request.text_if("target-old")? },
-            })
+        record.take_list("requests", EditRequest::from_record)
+    }
+}
+
+impl ToRecord for EditRequest {
+    fn to_record(&self) -> FfiRecord<'_> {
+        FfiRecord::new("request")
+            .with_text("id", &self.id)
+            .with_text("prompt", &self.prompt)
+            .with_text_if("subject", self.subject.as_deref())
+            .with_text("target", &self.target.new)
+            .with_text_if("target-old", self.target.old.as_deref())
+    }
+}
+
+impl FromRecord for EditRequest {
+    fn from_record(record: FfiRecord<'_>) -> Result<Self, MethodError> {
+        Ok(Self {
+            id: record.text("id")?.to_owned(),
+            prompt: record.text("prompt")?.to_owned(),
+            subject: record.text_if("subject")?,
+            target: Target { new: record.text("target")?.to_owned(), old: record.text_if("target-old")? },
         })
     }
 }

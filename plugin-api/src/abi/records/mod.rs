@@ -2,10 +2,12 @@
 //! folder, and nowhere else; each round trip is tested.
 
 mod access;
+mod calls;
 mod change;
 mod describe;
+mod module;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 use super::record::FfiRecord;
 use crate::error::MethodError;
@@ -29,6 +31,15 @@ pub trait FromRecord: Sized {
     /// # Errors
     /// `abi-record` if something is missing, of another type or contradicts itself.
     fn from_record(record: FfiRecord<'_>) -> Result<Self, MethodError>;
+}
+
+/// What is read from a record in place: what was lent stays lent.
+pub trait BorrowRecord<'r>: Sized {
+    /// Reads and checks a value that holds on to the record.
+    ///
+    /// # Errors
+    /// As [`FromRecord::from_record`].
+    fn borrow_record(record: &'r FfiRecord<'_>) -> Result<Self, MethodError>;
 }
 
 impl ToRecord for MethodError {

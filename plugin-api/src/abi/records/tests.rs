@@ -1,17 +1,41 @@
 //! Every type comes back from its record as it was; what is missing, unknown or contradictory is treated as promised.
 
+use std::cell::RefCell;
 use std::fmt::Debug;
 
-use super::{FromRecord, IntoRecord, ToRecord};
+use super::{BorrowRecord, FromRecord, IntoRecord, ToRecord};
 use crate::abi::record::{FfiRecord, RECORD};
 use crate::*;
 
+thread_local! {
+    /// What the tests of this thread spelled.
+    static SPELLED: RefCell<Vec<FfiRecord<'static>>> = const { RefCell::new(Vec::new()) };
+}
+
+fn spelled(record: FfiRecord<'_>) {
+    SPELLED.with_borrow_mut(|all| all.push(record.into_owned()));
+}
+
+/// A record of every kind.
+pub(crate) fn samples() -> Vec<FfiRecord<'static>> {
+    SPELLED.take();
+    what_a_plugin_says_of_itself();
+    what_is_asked_of_a_method_and_what_it_answers();
+    what_is_lent_for_a_call_is_read_in_place();
+    what_is_asked_of_networks();
+    what_is_asked_of_the_host();
+    what_the_host_tells();
+    SPELLED.take()
+}
+
 fn lent<T: ToRecord + ?Sized, U: FromRecord + PartialEq + Debug>(value: &T, expected: &U) {
+    spelled(value.to_record());
     assert_eq!(U::from_record(value.to_record()).as_ref(), Ok(expected));
     assert_eq!(U::from_record(value.to_record().into_owned()).as_ref(), Ok(expected));
 }
 
 fn given<T: IntoRecord + FromRecord + PartialEq + Debug + Clone>(value: &T) {
+    spelled(value.clone().into_record());
     assert_eq!(T::from_record(value.clone().into_record()).as_ref(), Ok(value));
 }
 
@@ -29,7 +53,29 @@ fn changes() -> Vec<Change> {
             weight: WeightRef::Embedding,
             delta: Delta::Rows { rows: vec![7, 0], values: tensor(&[2, 3]) },
         },
+        slots(Activation::Model, None),
+        slots(Activation::Relu, Some(SlotGate { keys: tensor(&[3, 2]), bias: tensor(&[2]) })),
+        Change::Splice(Splice {
+            graph: vec![8, 13],
+            reads: vec![Site::Block(1, BlockSite::MlpPost), Site::LnFinal],
+            writes: Site::LnFinal,
+            tables: vec![
+                Increment { name: "keys".into(), fold: Fold::Stack, value: tensor(&[2, 3]) },
+                Increment { name: "labels".into(), fold: Fold::Sum, value: Tensor::i64([1], vec![-1]).expect("fits") },
+            ],
+            whole_rows: true,
+            order: -2,
+        }),
+        Change::Intercept { sites: vec![Site::Embed, Site::Block(0, BlockSite::Z)], whole_rows: true },
+        Change::Route,
+        Change::State(vec![0, 255]),
+        Change::Statistic(Increment { name: "cache".into(), fold: Fold::Sum, value: tensor(&[2, 2]) }),
     ]
+}
+
+fn slots(activation: Activation, gate: Option<SlotGate>) -> Change {
+    let (keys, bias, values) = (tensor(&[3, 2]), tensor(&[2]), tensor(&[2, 3]));
+    Change::Slots(Slots { layer: 4, keys, bias, values, gate, activation })
 }
 
 fn pokes() -> Vec<Poke> {
@@ -88,6 +134,110 @@ fn what_is_asked_of_a_method_and_what_it_answers() {
     lent(requests.as_slice(), &requests);
     lent(changes().as_slice(), &changes());
     given(&changes());
+    for patches in [vec![], vec![1, 0]] {
+        given(&vec![OwnPatch { id: "ab".into(), requests: requests.clone(), state: patches }]);
+    }
+    lent(&Calls::default(), &Calls::default());
+    let calls = Calls { train: true, needs_artefact: true, route: true, intercept: true };
+    lent(&calls, &calls);
+
+    let artefact = Artefact { base: "b".into(), data: "d".into(), bytes: vec![0, 255] };
+    lent(&artefact, &artefact);
+    let example = |answer: Option<&str>| Example { prompt: "p".into(), answer: answer.map(str::to_owned) };
+    let record = TrainRecord {
+        request: requests[0].clone(),
+        in_scope: vec![example(Some("a"))],
+        out_of_scope: vec![example(None), example(Some(""))],
+    };
+    let data = TrainData {
+        hash: "h".into(),
+        train: vec![record.clone(), record],
+        validation: vec![],
+        texts: vec!["t".into()],
+        resume: Some(Checkpoint { step: u64::MAX, bytes: vec![7] }),
+    };
+    lent(&data, &data);
+    lent(&TrainData::default(), &TrainData::default());
+    for route in routes() {
+        given(&route);
+    }
+    given(&Some(tensor(&[1, 2, 3])));
+    given(&None::<Tensor>);
+}
+
+fn routes() -> Vec<Route> {
+    let delegate = Route::Delegate { module: ModuleId("m".into()), tokens: vec![1], mix: 0.25 };
+    vec![Route::Base, Route::Changes(vec![2, 0]), Route::Changes(vec![]), Route::Prompt(vec![u32::MAX]), delegate]
+}
+
+#[test]
+fn what_is_lent_for_a_call_is_read_in_place() {
+    let states = [vec![], vec![1, 2, 3]];
+    let patches = vec![ActivePatch { id: "a", state: &states[0] }, ActivePatch { id: "b", state: &states[1] }];
+    let query = RouteQuery { tokens: vec![3, u32::MAX], patches: patches.clone() };
+    let record = query.to_record();
+    spelled(query.to_record());
+    let read = RouteQuery::borrow_record(&record).expect("reads");
+    assert_eq!(read, query);
+    assert_eq!(read.patches[1].state.as_ptr(), states[1].as_ptr(), "a copy");
+
+    let activation = tensor(&[2, 2, 3]);
+    let positions = ndarray::array![[4i64, 5], [2, -1]];
+    let call = InterceptCall {
+        site: Site::Block(1, BlockSite::MlpOut),
+        activation: activation.view().expect("floats"),
+        positions: positions.view(),
+        rows: vec![InterceptRow { prompt_end: 5, patches: vec![0, 1] }, InterceptRow::default()],
+        patches,
+    };
+    let record = call.to_record();
+    spelled(call.to_record());
+    let read = InterceptCall::borrow_record(&record).expect("reads");
+    assert_eq!(read.activation.as_ptr(), call.activation.as_ptr(), "a copy");
+    assert_eq!((&read.activation, read.positions), (&call.activation, call.positions));
+    assert_eq!((read.site, &read.rows, &read.patches), (call.site, &call.rows, &call.patches));
+    // What does not lie in one piece is copied, and the same.
+    let turned = InterceptCall { activation: call.activation.view().reversed_axes(), ..call.clone() };
+    let record = turned.to_record();
+    assert_eq!(InterceptCall::borrow_record(&record).expect("reads").activation, turned.activation);
+}
+
+#[test]
+fn what_is_asked_of_networks() {
+    let module = || ModuleId("m".into());
+    let feeds = vec![("x".to_owned(), tensor(&[2, 1])), ("ids".to_owned(), Tensor::i64([1], vec![4]).expect("fits"))];
+    let open = |graph, weights| ModuleCall::Open { key: "k".into(), source: ModuleSource { graph, weights } };
+    let calls = [
+        ModuleCall::Find { key: "k".into() },
+        open(ModuleGraph::Bytes(vec![8, 0]), vec![]),
+        open(ModuleGraph::Path("p".into()), feeds.clone()),
+        ModuleCall::Run { module: module(), feeds: feeds.clone(), fetch: vec!["y".into()] },
+        ModuleCall::Gradient {
+            module: module(),
+            feeds: feeds.clone(),
+            fetch: vec![],
+            seeds: feeds.clone(),
+            wrt: vec![ModuleVariable::Input("x".into()), ModuleVariable::Weight("w".into())],
+        },
+        ModuleCall::Weights { module: module(), names: vec!["w".into()] },
+        ModuleCall::Set { module: module(), weights: feeds.clone() },
+        ModuleCall::Tokenize { module: module(), text: "größe".into() },
+    ];
+    for call in &calls {
+        lent(call, call);
+    }
+    let replies = [
+        ModuleReply::Module(None),
+        ModuleReply::Module(Some(module())),
+        ModuleReply::Values { outputs: vec![tensor(&[2])], gradients: vec![] },
+        ModuleReply::Weights(feeds),
+        ModuleReply::Tokens(Tokens { ids: vec![4, 5], spans: vec![0..2, 2..3] }),
+    ];
+    for reply in &replies {
+        given(reply);
+    }
+    let unknown = ModuleCall::from_record(FfiRecord::new("prune")).expect_err("unknown");
+    assert_eq!(unknown.code, MethodError::UNKNOWN_CALL);
 }
 
 #[test]
@@ -96,6 +246,7 @@ fn what_is_asked_of_the_host() {
     let rows = vec![vec![1, 2, 3], vec![], vec![u32::MAX]];
     let run = RunRequest {
         rows: rows.clone(),
+        prompt_ends: vec![2, 0, 0],
         taps: vec![Tap { site, places: None }, Tap { site: Site::Logits, places: Some(vec![]) }],
         overwrites: pokes(),
         adds: pokes().into_iter().rev().collect(),
@@ -109,6 +260,7 @@ fn what_is_asked_of_the_host() {
     let kl = |direction| Term::Kl { place, reference: vec![-0.5, -1.5], direction, weight: 0.0625 };
     let gradient = GradientRequest {
         rows: rows.clone(),
+        prompt_ends: vec![],
         overwrites: vec![],
         adds: pokes(),
         under: changes(),
@@ -206,7 +358,7 @@ fn what_is_wrong_is_named() {
     let mut short = vec![vec![1, 2]].into_record();
     short.children[0].tensors[0] = crate::abi::record::FfiTensor::integers("lengths", 1, [3].into_iter());
     assert_eq!(Vec::<Vec<u32>>::from_record(short).map_err(|e| e.code), Err(RECORD.to_owned()));
-    let unknown = FfiRecord::new("edited").with_list("changes", [FfiRecord::new("slots")].into_iter());
+    let unknown = FfiRecord::new("edited").with_list("changes", [FfiRecord::new("adapter")].into_iter());
     let error = Vec::<Change>::from_record(unknown).expect_err("unknown");
-    assert_eq!(error.message, "the record `slots` is not a kind of change that is known here");
+    assert_eq!(error.message, "the record `adapter` is not a kind of change that is known here");
 }
