@@ -93,6 +93,13 @@ impl Node {
         })
     }
 
+    /// The same operator of another domain.
+    #[must_use]
+    pub(super) fn of_domain(mut self, domain: &str) -> Self {
+        domain.clone_into(&mut self.0.domain);
+        self
+    }
+
     /// Sets an attribute.
     #[must_use]
     pub fn with(mut self, name: &str, value: Attr) -> Self {

@@ -4,10 +4,10 @@
 //! patch's own nodes keep reading the original. Recording never touches the base graph, and [`Patch::apply`] gives a
 //! new graph or an error, never a half-changed one.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
-use onnx_protobuf::ValueInfoProto;
+use onnx_protobuf::{OperatorSetIdProto, ValueInfoProto};
 
 use super::codes;
 use super::container::{Dim, Graph, Port};
@@ -32,6 +32,8 @@ pub struct Patch<'g> {
     reroutes: BTreeMap<(String, usize), String>,
     outputs: Vec<Port>,
     keep_outputs: bool,
+    domains: BTreeSet<String>,
+    stated: Vec<Port>,
 }
 
 impl<'g> Patch<'g> {
@@ -54,6 +56,8 @@ impl<'g> Patch<'g> {
             reroutes: BTreeMap::new(),
             outputs: Vec::new(),
             keep_outputs: true,
+            domains: BTreeSet::new(),
+            stated: Vec::new(),
         }
     }
 
@@ -158,6 +162,24 @@ impl<'g> Patch<'g> {
         self.made.extend(made.iter().cloned());
         self.nodes.push(node);
         Ok(made)
+    }
+
+    /// A new node of an operator of another domain, with one output, whose name is returned. The graph then says that
+    /// it uses version 1 of that domain, unless it says which one already.
+    ///
+    /// # Errors
+    /// `graph-patch-invalid` if an input is not an edge.
+    pub fn op_of(&mut self, domain: &str, op: &str, inputs: &[&str], attributes: &[(&str, Attr)]) -> Result<String> {
+        let output = self.op(op, inputs, attributes)?;
+        let node = self.nodes.pop().map(|node| node.of_domain(domain));
+        self.nodes.extend(node);
+        self.domains.insert(domain.to_owned());
+        Ok(output)
+    }
+
+    /// Says what a new edge is, for runtimes that do not know the operator that makes it.
+    pub fn state(&mut self, port: Port) {
+        self.stated.push(port);
     }
 
     /// A new node that does what `node` does with other inputs; returns its outputs.
@@ -298,6 +320,16 @@ impl<'g> Patch<'g> {
             graph.outputs.clear();
         }
         graph.outputs.extend(self.outputs.iter().map(Port::to_proto));
+        if !self.stated.is_empty() {
+            let inner = Arc::make_mut(&mut graph.shell).graph.mut_or_insert_default();
+            inner.value_info.extend(self.stated.iter().map(Port::to_proto));
+        }
+        for domain in self.domains {
+            if !graph.shell.opset_import.iter().any(|set| set.domain == domain) {
+                let set = OperatorSetIdProto { domain, version: 1, ..Default::default() };
+                Arc::make_mut(&mut graph.shell).opset_import.push(set);
+            }
+        }
         graph.sort()?;
         graph.unsay(&changed);
         Ok(graph)

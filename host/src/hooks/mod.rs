@@ -14,6 +14,6 @@ mod values;
 
 pub use moments::{Moment, SecondMoments, documents};
 pub(crate) use names::Name;
-pub(crate) use rig::site_width;
 pub use rig::{Branch, Rig, Rigged};
+pub(crate) use rig::{pokable, site_width};
 pub use values::Values;

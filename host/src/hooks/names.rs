@@ -45,6 +45,8 @@ pub(crate) enum Name {
     Seed(usize, Site),
     /// Weights of seed term set `i`, `[n, 1]`.
     SeedWeights(usize, Site),
+    /// Positions of what interceptions see, `[rows, columns]`; -1 where there is no token.
+    Positions,
     /// Row and position of everything that a windowed pass computes, `[rows, width, 2]`.
     WindowAt,
     /// Zero and the first position of each row's window, `[rows, 2]`.
@@ -73,6 +75,7 @@ impl fmt::Display for Name {
             Self::SeedAt(i, site) => write!(f, "engraft.seed.{i}.at:{site}"),
             Self::Seed(i, site) => write!(f, "engraft.seed.{i}:{site}"),
             Self::SeedWeights(i, site) => write!(f, "engraft.seed.{i}.weights:{site}"),
+            Self::Positions => f.write_str("engraft.positions"),
             Self::WindowAt => f.write_str("engraft.window.at"),
             Self::WindowStarts => f.write_str("engraft.window.starts"),
         }

@@ -9,7 +9,8 @@ use super::codes;
 use super::names::Name;
 use crate::anatomy::{Anatomy, Axes, Storage};
 use crate::base::{Error, Result};
-use crate::graph::{Attr, DType, Dim, Graph, Patch};
+use crate::graph::{Attr, DType, Dim, Graph, Patch, Port};
+use crate::runtime::operator;
 
 /// How the sum of patches reaches a weight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -39,6 +40,8 @@ pub struct Rig {
     pub cache: bool,
     /// Sites that gradients are put in at.
     pub seeds: Vec<Site>,
+    /// Sites at which methods are called.
+    pub intercepts: BTreeSet<Site>,
 }
 
 /// A graph with a rig attached.
@@ -61,20 +64,20 @@ pub struct Rigged {
 impl Rig {
     /// True for the pass that answers requests: logits, under patches or without.
     pub fn serves(&self) -> bool {
-        let Self { overwrites, adds, taps, branches: _, variables, logits, seeds: _, cache: _ } = self;
+        let Self { overwrites, adds, taps, branches: _, variables, logits, seeds: _, cache: _, intercepts: _ } = self;
         *logits && overwrites.is_empty() && adds.is_empty() && taps.is_empty() && variables.is_empty()
     }
 
     /// Attaches everything to a graph.
     ///
-    /// The outputs of the base graph are dropped. At one edge the side branch comes first, then overwrites, then
-    /// additions; a tap reads what is left after them.
+    /// The outputs of the base graph are dropped. At one edge the side branch comes first, then the methods that are
+    /// called there, then overwrites, then additions; a tap reads what is left after them.
     ///
     /// # Errors
     /// `site-absent` or `weight-absent` with the reason; `site-not-pokable`.
     pub fn attach(&self, graph: &Graph, anatomy: &Anatomy) -> Result<Rigged> {
         let taps = self.taps.iter().map(|(site, _)| site);
-        let used = taps.chain(&self.overwrites).chain(&self.adds).chain(&self.seeds).copied();
+        let used = taps.chain(&self.overwrites).chain(&self.adds).chain(&self.seeds).chain(&self.intercepts).copied();
         let branched = self.branches.iter().filter(|(_, b)| *b == Branch::LowRank).map(|(weight, _)| *weight);
         match arrange(graph, anatomy, used, branched)? {
             Some((graph, anatomy)) => self.put(&graph, &anatomy),
@@ -144,11 +147,14 @@ impl Rig {
             let Some(output) = &place.output else { continue };
             push(output, 0, Step::Branch(weight));
         }
+        for &site in &self.intercepts {
+            push(anatomy.site(site)?, 1, Step::Intercept(pokable(site)?));
+        }
         for (i, &site) in self.overwrites.iter().enumerate() {
-            push(anatomy.site(site)?, 1, Step::Overwrite(i, pokable(site)?));
+            push(anatomy.site(site)?, 2, Step::Overwrite(i, pokable(site)?));
         }
         for (i, &site) in self.adds.iter().enumerate() {
-            push(anatomy.site(site)?, 2, Step::Add(i, pokable(site)?));
+            push(anatomy.site(site)?, 3, Step::Add(i, pokable(site)?));
         }
         steps.sort_by_key(|(position, order, _)| (*position, *order));
         Ok(steps.into_iter().map(|(_, _, step)| step).collect())
@@ -219,7 +225,11 @@ fn logits_after(patch: &Patch<'_>, head: &crate::anatomy::WeightEdge) -> String 
     if branched { now } else { edge }
 }
 
-fn pokable(site: Site) -> Result<Site> {
+/// The site, if it has a vector for each row and position.
+///
+/// # Errors
+/// `site-not-pokable`
+pub(crate) fn pokable(site: Site) -> Result<Site> {
     match site {
         Site::Block(_, BlockSite::Pattern) => {
             Err(Error::new(&codes::SITE_NOT_POKABLE, format!("values cannot be put in at `{site}`")))
@@ -248,6 +258,7 @@ fn places(patch: &mut Patch<'_>, name: Name) -> Result<String> {
 /// One thing that is put into an activation.
 enum Step {
     Branch(WeightRef),
+    Intercept(Site),
     Overwrite(usize, Site),
     Add(usize, Site),
 }
@@ -256,6 +267,7 @@ impl Step {
     fn attach(&self, patch: &mut Patch<'_>, anatomy: &Anatomy) -> Result<()> {
         match *self {
             Self::Branch(weight) => branch(patch, anatomy, weight),
+            Self::Intercept(site) => intercept(patch, anatomy, site),
             Self::Overwrite(i, site) => {
                 let edge = anatomy.site(site)?;
                 let at = places(patch, Name::OverwriteAt(i, site))?;
@@ -274,6 +286,30 @@ impl Step {
             }
         }
     }
+}
+
+/// A call of methods at a site. Positions and the number of the run are inputs that all calls share.
+fn intercept(patch: &mut Patch<'_>, anatomy: &Anatomy, site: Site) -> Result<()> {
+    let positions = Name::Positions.to_string();
+    if !patch.is_input(&positions) {
+        patch.input(
+            &positions,
+            DType::I64,
+            ["rows", "columns"].map(|d| Dim::symbol(&format!("{positions}.{d}"))).into(),
+        )?;
+        patch.input(operator::RUN_INPUT, DType::I64, Vec::new())?;
+    }
+    let edge = anatomy.site(site)?;
+    let now = patch.current(edge);
+    let place = [(operator::PLACE, Attr::Str(site.to_string()))];
+    let inputs = [&now, &positions, operator::RUN_INPUT];
+    let out = patch.op_of(operator::DOMAIN, operator::INTERCEPT, &inputs, &place)?;
+    let ids = patch.graph().inputs().into_iter().find(|port| port.name == anatomy.inputs.ids);
+    if let Some(mut dims) = ids.and_then(|port| port.dims).filter(|dims| dims.len() == 2) {
+        dims.extend(site_width(anatomy, site).into_iter().map(Dim::Known));
+        patch.state(Port::new(&out, DType::F32, dims));
+    }
+    patch.shunt(edge, &out)
 }
 
 fn site_input(patch: &mut Patch<'_>, anatomy: &Anatomy, name: Name, site: Site) -> Result<String> {

@@ -5,7 +5,7 @@ use super::codes;
 use super::open::Model;
 use crate::base::{Error, Result};
 use crate::graph::DType;
-use crate::hooks::Values;
+use crate::hooks::{Name, Values};
 use crate::runtime::Value;
 
 impl Model {
@@ -41,6 +41,7 @@ impl Model {
         if let Some(positions) = &anatomy.inputs.positions {
             values.set(positions, padded(&|row, i| i.min(row.len() - 1) as i64)?);
         }
+        values.set(Name::Positions, padded(&|row, i| if i < row.len() { i as i64 } else { -1 })?);
         for port in &anatomy.inputs.cache {
             values.set(&port.past, empty(port.dtype, &port.shape(rows.len(), 0))?);
         }

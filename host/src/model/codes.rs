@@ -25,6 +25,21 @@ codes! {
         log-probability for each token of the vocabulary.";
     Plugin TRIAL_UNKNOWN "gradient-variable" "A gradient was asked for with respect to something that the request does \
         not hold: the number of an addition or of a trial change is out of range.";
+    Plugin INTERCEPT_METHOD "intercept-method" "A patch has a method called in the middle of forward passes, and the \
+        method that made it is not attached to the model with the same parameters. A patch alone cannot do what its \
+        method does. Load the method's plugin and attach it before the patch is applied, or roll the patch back.";
+    Plugin INTERCEPT_NOT_FINITE "intercept-not-finite" "A method that was called in the middle of a forward pass made \
+        NaN or an infinity of an activation; the message names the method and the site. The request ended with this \
+        error, and the model serves on. This is a fault of the method.";
+    Plugin INTERCEPT_TRIAL "intercept-trial" "A pass was asked for under a trial change that intercepts. A trial change \
+        does not say which method is to be called for it, so interceptions act only in patches that are committed. \
+        This is a defect of the plugin.";
+    Plugin INTERCEPT_GRADIENT "intercept-gradient" "A gradient was asked for whose way from the loss to what it is taken \
+        with respect to leads through a site at which a method is called. What the method does there has no \
+        derivative that engraft knows. Roll back the patch that intercepts, take the gradient at a later site, or \
+        make the change a splice.";
+    Model EXPORT_INTERCEPT "export-intercept" "An active patch has a method called in the middle of forward passes, \
+        which a plain ONNX model cannot hold. Nothing was written. Roll the patch back before the export.";
     Model EXPORT_TARGET "export-target" "A model cannot be exported to the place asked for: it is the base model's own \
         folder. Name a folder of its own.";
 }

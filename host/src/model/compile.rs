@@ -9,7 +9,7 @@ use super::gradient::{CompiledGradient, GradientPlan, Prefixes};
 use crate::base::Result;
 use crate::graph::Graph;
 use crate::hooks::{Rig, Rigged};
-use crate::runtime::{Program, ProgramOptions, Runtime};
+use crate::runtime::{Program, ProgramOptions, Runtime, operator};
 
 /// A forward pass with a rig.
 pub(super) struct CompiledRun {
@@ -54,7 +54,8 @@ impl Programs {
 
     fn compile_as(&self, graph: Graph, prepack: bool) -> Result<Program> {
         let graph = graph.live().untransposed()?;
-        let options = ProgramOptions { prepack, ..self.options.clone() };
+        let intercepts = graph.nodes().iter().any(|node| node.domain() == operator::DOMAIN);
+        let options = ProgramOptions { prepack, intercepts, ..self.options.clone() };
         Program::compile(&self.runtime, &graph.to_bytes()?, graph.folder(), &options)
     }
 

@@ -6,6 +6,7 @@ use engraft_plugin_api::{Change, EditRequest, Params, Place, RunRequest};
 
 use super::codes;
 use super::feed;
+use super::intercept::{Intercepts, intercepts};
 use super::open::{Model, State};
 use crate::base::{Error, Hash, Result};
 use crate::weights::{Action, Checked, Entry, Patch, PatchId, check_delta, codes as weight_codes};
@@ -62,8 +63,17 @@ impl Model {
     ) -> Result<Vec<Checked>> {
         let mut checked = Vec::new();
         for change in changes {
-            let Change::Weight { weight, delta } = change else {
-                return Err(Error::new(&weight_codes::DELTA_WEIGHT, "a change of a kind that this host does not know"));
+            let (weight, delta) = match change {
+                Change::Weight { weight, delta } => (weight, delta),
+                Change::Intercept { sites, .. } => {
+                    self.check_intercept(sites)?;
+                    continue;
+                }
+                Change::State(_) => continue,
+                _ => {
+                    let text = "a change of a kind that this host does not know";
+                    return Err(Error::new(&weight_codes::DELTA_WEIGHT, text));
+                }
             };
             let place = self.anatomy().weight(*weight).map_err(|e| {
                 let text = format!("a method proposed to change `{weight}`, which this model does not have");
@@ -82,7 +92,7 @@ impl Model {
     /// changes is a patch without effect.
     ///
     /// # Errors
-    /// As [`Model::validate`]; `patch-applied`; `edit-no-effect`; what the journal or the runtime meets.
+    /// As [`Model::validate`]; `patch-applied`; `edit-no-effect`; `intercept-method`; what the journal or the runtime meets.
     pub fn commit(&self, proposal: Proposal) -> Result<PatchId> {
         self.validate(&proposal.changes, Limits::default())?;
         let Proposal { method, version, params, requests, changes } = proposal;
@@ -100,6 +110,7 @@ impl Model {
             return Err(Error::new(&weight_codes::PATCH_BASE, text).help("open the model that the patch was made on"));
         }
         self.validate(&patch.changes, Limits::default())?;
+        self.check_attached(&patch)?;
         let patch = Arc::new(patch);
         let mut journal = self.journal.lock().unwrap_or_else(|e| e.into_inner());
         let mut patches = journal.active().to_vec();
@@ -117,6 +128,8 @@ impl Model {
             };
             match self.probe(&patch) {
                 Ok(after) if after != before => {}
+                // What a method makes of an activation may depend on the text.
+                Ok(_) if intercepts(&patch.changes) => {}
                 Ok(_) => {
                     let text = format!("the patch {id} of `{}` leaves the probe logits as they were", patch.method);
                     return undo(Error::new(&codes::NO_EFFECT, text));
@@ -181,7 +194,8 @@ impl Model {
     fn sum(&self, patches: Vec<(PatchId, Arc<Patch>)>) -> Result<State> {
         let overlay = self.overlay(patches.iter().map(|(_, p)| p.changes.as_slice()));
         let values = feed::overlay_values(&overlay, self.graph(), self.anatomy())?;
-        Ok(State { hash: overlay.hash(), patches, overlay: Arc::new(overlay), values })
+        let intercepts = Arc::new(Intercepts::of(&patches));
+        Ok(State { hash: intercepts.hash(overlay.hash()), patches, overlay: Arc::new(overlay), values, intercepts })
     }
 
     /// Logits after every token of the first request's prompt and target; where there is no text, of a row over the

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::codes;
 use super::feed;
+use super::intercept::intercepts;
 use super::open::Model;
 use crate::anatomy::WeightEdge;
 use crate::base::{Error, Result};
@@ -32,6 +33,10 @@ impl Model {
     /// The graph with edited uses un-shared, and the tensors that are new.
     fn baked(&self) -> Result<(Graph, Vec<Initializer>)> {
         let state = self.state();
+        if let Some((id, patch)) = state.patches.iter().find(|(_, patch)| intercepts(&patch.changes)) {
+            let text = format!("the patch {id} has `{}` called in the middle of passes", patch.method);
+            return Err(Error::new(&codes::EXPORT_INTERCEPT, text).help("roll it back before the export"));
+        }
         let weights: std::collections::BTreeSet<_> =
             feed::branches(&state.overlay).into_iter().map(|(w, _)| w).collect();
         let mut patch = Patch::new(self.graph());

@@ -7,7 +7,7 @@
 //! request in flight keeps the sum it began with.
 //!
 //! One file a verb: `open`, `run`, `gradient`, `generate`, `score`, `edit` (validate, commit, roll back), `export`,
-//! `moments`; `compile` keeps the programs, `batch` pads rows, `feed` turns the sum of patches into inputs,
+//! `moments`; `intercept` has methods called in the middle of a pass; `compile` keeps the programs, `batch` pads rows, `feed` turns the sum of patches into inputs,
 //! `footprint` estimates memory.
 
 mod batch;
@@ -19,6 +19,7 @@ mod feed;
 mod footprint;
 mod generate;
 mod gradient;
+mod intercept;
 mod moments;
 mod open;
 mod run;
@@ -27,9 +28,12 @@ mod score;
 #[cfg(test)]
 mod arranged;
 #[cfg(test)]
+mod intercepted;
+#[cfg(test)]
 mod tests;
 
 pub use edit::{Limits, Proposal};
 pub use generate::{Answer, Answers, End, Question};
+pub use intercept::Interceptor;
 pub use open::{Model, OpenOptions};
 pub use score::{Continuation, ScoredContinuation};

@@ -9,6 +9,7 @@ use super::codes;
 use super::compile::Programs;
 use super::feed;
 use super::footprint::Footprint;
+use super::intercept::{Attached, Intercepts};
 use crate::anatomy::Anatomy;
 use crate::base::{Error, Hash, Hasher, Result, atomic};
 use crate::graph::{DType, Graph, Shapes};
@@ -51,6 +52,7 @@ pub struct Model {
     pub(super) footprint: Footprint,
     pub(super) programs: Programs,
     pub(super) journal: Mutex<Journal>,
+    pub(super) attached: Attached,
     state: RwLock<Arc<State>>,
 }
 
@@ -59,6 +61,7 @@ pub(super) struct State {
     pub(super) patches: Vec<(PatchId, Arc<Patch>)>,
     pub(super) overlay: Arc<Overlay>,
     pub(super) values: Values,
+    pub(super) intercepts: Arc<Intercepts>,
     pub(super) hash: Hash,
 }
 
@@ -127,9 +130,11 @@ impl Model {
                 patches: Vec::new(),
                 overlay: Arc::default(),
                 values: Values::default(),
+                intercepts: Arc::default(),
                 hash: Overlay::default().hash(),
             })),
             journal: Mutex::new(journal),
+            attached: Attached::default(),
         };
         model.restore()?;
         Ok(model)

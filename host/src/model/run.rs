@@ -5,9 +5,11 @@ use std::sync::Arc;
 
 use engraft_plugin_api::{BlockSite, Change, Place, Poke, RunReply, RunRequest, Site, Tensor};
 
+use super::codes;
 use super::feed;
+use super::intercept::{Intercepts, ends, intercepts};
 use super::open::Model;
-use crate::base::{Cancel, Result};
+use crate::base::{Cancel, Error, Result};
 use crate::hooks::{Name, Rig, Values};
 use crate::runtime::Value;
 use crate::weights::Overlay;
@@ -18,6 +20,7 @@ pub(super) struct Seen {
     pub(super) values: Values,
     /// The number of the source that the request's own trial changes are, in [`Overlay::of`].
     pub(super) trial: usize,
+    pub(super) intercepts: Arc<Intercepts>,
 }
 
 impl Model {
@@ -42,7 +45,7 @@ impl Model {
 
     /// As [`Model::run_until`] without any patch.
     pub(super) fn run_base(&self, request: &RunRequest, cancel: Option<&Cancel>) -> Result<RunReply> {
-        let nothing = Seen { overlay: Arc::default(), values: Values::default(), trial: 0 };
+        let nothing = Seen { overlay: Arc::default(), values: Values::default(), trial: 0, intercepts: Arc::default() };
         self.run_seen(request, nothing, cancel)
     }
 
@@ -58,12 +61,14 @@ impl Model {
             logits: !request.logits.is_empty(),
             cache: false,
             seeds: Vec::new(),
+            intercepts: seen.intercepts.sites(),
         };
         // Where a program answers requests, it is the one that continues texts as well: each holds packed weights.
         rig.cache = rig.serves() && !self.anatomy().inputs.cache.is_empty();
         if rig.taps.is_empty() && !rig.logits {
             return Ok(RunReply { taps: Vec::new(), logits: Tensor::zeros([0, self.anatomy().vocab]) });
         }
+        let called = self.called(&seen.intercepts, ends(rows, &request.prompt_ends)?)?;
         let compiled = self.programs.run(&rig, || rig.attach(self.graph(), self.anatomy()))?;
         self.pokes(&request.overwrites, &request.adds, rows, &mut values)?;
         for (i, tap) in request.taps.iter().enumerate() {
@@ -78,7 +83,7 @@ impl Model {
         let fetch: BTreeSet<&str> = rigged.taps.iter().chain(&rigged.logits).map(String::as_str).collect();
         let fetch: Vec<&str> = fetch.into_iter().collect();
         let feeds = values.feeds(compiled.program.inputs().iter().map(|p| p.name.as_str()));
-        let outputs = compiled.program.run_until(&feeds, &fetch, cancel)?;
+        let outputs = compiled.program.run_calling(&feeds, &fetch, cancel, called.as_ref())?;
         let output = |edge: &String| outputs[fetch.binary_search(&edge.as_str()).unwrap_or(0)].to_tensor();
         let logits = rigged.logits.as_ref().map(output).transpose()?;
         let mut taps = Vec::with_capacity(request.taps.len());
@@ -100,13 +105,19 @@ impl Model {
             (state.overlay.clone(), values)
         } else {
             self.check_shapes(under)?;
+            if intercepts(under) {
+                return Err(Error::new(
+                    &codes::INTERCEPT_TRIAL,
+                    "a trial change intercepts: expected a committed patch",
+                ));
+            }
             let committed = state.patches.iter().map(|(_, p)| p.changes.as_slice());
             let overlay = self.overlay(committed.chain([under]));
             let values = feed::overlay_values(&overlay, self.graph(), self.anatomy())?;
             (Arc::new(overlay), values)
         };
         feed::open_gates(&overlay, rows, &mut values)?;
-        Ok(Seen { overlay, values, trial })
+        Ok(Seen { overlay, values, trial, intercepts: state.intercepts.clone() })
     }
 
     /// Sums changes of this model.

@@ -61,8 +61,9 @@ impl Model {
             let first = c.prompt.len() - 1;
             (first..first + c.tokens.len()).map(move |pos| Place { row, pos })
         };
+        let prompt_ends = batch.iter().map(|c| c.prompt.len() - 1).collect();
         let logits = batch.iter().enumerate().flat_map(places).collect();
-        let reply = self.run(&RunRequest { rows, logits, ..RunRequest::default() })?;
+        let reply = self.run(&RunRequest { rows, prompt_ends, logits, ..RunRequest::default() })?;
         let matrix = reply.logits.matrix()?;
         let mut lines = matrix.rows().into_iter();
         for continuation in batch {

@@ -92,10 +92,10 @@ impl fmt::Debug for ProgramCache {
 }
 
 fn key(model: &[u8], folder: &Path, options: &ProgramOptions) -> Hash {
-    let ProgramOptions { device, optimize, prepack, threads } = options;
+    let ProgramOptions { device, optimize, prepack, threads, intercepts } = options;
     let mut hasher = Hasher::new();
     hasher.part(model).part(folder.as_os_str().as_encoded_bytes()).part(device.to_string());
-    hasher.part([u8::from(*optimize), u8::from(*prepack)]).part(threads.unwrap_or(0).to_le_bytes());
+    hasher.part([*optimize, *prepack, *intercepts].map(u8::from)).part(threads.unwrap_or(0).to_le_bytes());
     hasher.finish()
 }
 

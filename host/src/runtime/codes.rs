@@ -25,6 +25,10 @@ codes! {
         "A value does not fit the input it was fed to: its element type, its rank, a fixed extent, or an extent that shares its name with another input's and differs from it. The message shows what was expected and found. Seen by users, this is a fault of engraft or of a plugin; it is checked before ONNX Runtime sees the call.";
     Runtime PROGRAM_RUN "program-run"
         "ONNX Runtime failed while a graph was running. The cause names the node and the reason: memory that ran out, an index out of range, shapes that disagree, or a fault of the device. With memory, run fewer or shorter rows at once; after a fault of a GPU, start the process anew.";
+    Plugin CALLED_SHAPE "intercept-shape"
+        "What an activation became in an interception has another shape or element type than the activation, or the activation is not one of rows and columns. The request ended with this error; the model serves on. This is a fault of the method that intercepts.";
+    Plugin CALLED_PANICKED "intercept-panicked"
+        "What was called in the middle of a forward pass panicked. The request ended with this error; the model serves on. This is a fault of the method that intercepts.";
     Runtime VALUE_TYPE "value-type"
         "A tensor has another element type than the operation can use. engraft feeds and reads f32, f16, i64, i32 and bool.";
     Runtime VALUE_SHAPE "value-shape"

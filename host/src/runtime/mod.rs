@@ -3,7 +3,7 @@
 //!
 //! [`provision`] finds the library or takes it from a Python wheel; [`Runtime`] loads it once for the process;
 //! [`Program`] is a graph compiled for a [`Device`], fed and read by name with [`Value`]s; [`ProgramCache`] keeps
-//! programs by content. [`Tokenizer`] turns text into tokens with byte offsets and back, and knows the
+//! programs by content; [`operator`] is how code is called in the middle of a run. [`Tokenizer`] turns text into tokens with byte offsets and back, and knows the
 //! model's [`ChatTemplate`]. Weights stay in their files:
 //! programs map them and share the pages.
 //!
@@ -14,6 +14,7 @@ mod chat;
 pub mod codes;
 mod environment;
 pub mod memory;
+pub mod operator;
 mod port;
 mod program;
 mod provider;

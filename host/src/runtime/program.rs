@@ -11,6 +11,7 @@ use ort::session::{HasSelectedOutputs, OutputSelector, RunOptions, Session, Sess
 
 use super::codes;
 use super::environment::Runtime;
+use super::operator::{self, Called, RUN_INPUT, Underway};
 use super::port::{self, Port};
 use super::provider::Device;
 use super::value::Value;
@@ -28,11 +29,13 @@ pub struct ProgramOptions {
     pub prepack: bool,
     /// Threads of this program alone; `None` shares the runtime's.
     pub threads: Option<usize>,
+    /// Whether the graph has the operator of [`operator`].
+    pub intercepts: bool,
 }
 
 impl Default for ProgramOptions {
     fn default() -> Self {
-        Self { device: Device::Cpu, optimize: true, prepack: false, threads: None }
+        Self { device: Device::Cpu, optimize: true, prepack: false, threads: None, intercepts: false }
     }
 }
 
@@ -100,6 +103,35 @@ impl Program {
     /// # Errors
     /// As [`run`](Self::run), and `interrupted`.
     pub fn run_until(&self, feeds: &[(&str, &Value)], fetch: &[&str], cancel: Option<&Cancel>) -> Result<Vec<Value>> {
+        self.run_fed(feeds, fetch, cancel)
+    }
+
+    /// As [`run_until`](Self::run_until) for a graph with the operator of [`operator`], which calls `called`; where
+    /// the graph does not have it, nothing is called.
+    ///
+    /// # Errors
+    /// As [`run_until`](Self::run_until), and the error of what was called.
+    pub fn run_calling(
+        &self,
+        feeds: &[(&str, &Value)],
+        fetch: &[&str],
+        cancel: Option<&Cancel>,
+        called: Option<&Arc<dyn Called>>,
+    ) -> Result<Vec<Value>> {
+        let Some(called) = called.filter(|_| self.input(RUN_INPUT).is_some()) else {
+            return self.run_fed(feeds, fetch, cancel);
+        };
+        let underway = Underway::new(called.clone());
+        let number = Value::i64(&[], vec![underway.number()])?;
+        let feeds: Vec<(&str, &Value)> = feeds.iter().copied().chain([(RUN_INPUT, &number)]).collect();
+        let outputs = self.run_fed(&feeds, fetch, cancel);
+        match underway.failure() {
+            Some(failure) => Err(failure),
+            None => outputs,
+        }
+    }
+
+    fn run_fed(&self, feeds: &[(&str, &Value)], fetch: &[&str], cancel: Option<&Cancel>) -> Result<Vec<Value>> {
         port::check(&self.inputs, &self.outputs, feeds, fetch)?;
         let failed = |e: ort::Error| match cancel.map(Cancel::check) {
             Some(Err(interrupted)) => interrupted,
@@ -149,6 +181,7 @@ fn configure(runtime: &Runtime, folder: &Path, options: &ProgramOptions) -> Resu
             .with_prepacking(options.prepack)?
             .with_env_allocators()?
             .with_config_entry("session.model_external_initializers_file_folder_path", folder)?;
+        let builder = if options.intercepts { builder.with_operators(operator::domain()?)? } else { builder };
         match options.threads {
             Some(threads) => Ok(builder.with_independent_thread_pool()?.with_intra_threads(threads)?),
             None => Ok(builder),

@@ -61,7 +61,17 @@ impl Patch {
             hasher.part(&request.target.new).part(request.target.old.as_deref().unwrap_or(""));
         }
         for change in &self.changes {
-            let Change::Weight { weight, delta } = change else { continue };
+            let (weight, delta) = match change {
+                Change::Weight { weight, delta } => (weight, delta),
+                Change::State(bytes) => {
+                    hasher.part("state").part(bytes);
+                    continue;
+                }
+                _ => {
+                    hasher.part(format!("{change:?}"));
+                    continue;
+                }
+            };
             hasher.part(weight.to_string());
             if let Delta::Rows { rows, .. } = delta {
                 hasher.part(format!("{rows:?}"));

@@ -42,11 +42,21 @@ struct MetaRequest {
 }
 
 #[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct MetaChange {
-    weight: String,
-    delta: String,
-    rows: Option<Vec<usize>>,
+#[serde(untagged, deny_unknown_fields)]
+enum MetaChange {
+    Weight {
+        weight: String,
+        delta: String,
+        rows: Option<Vec<usize>>,
+    },
+    Intercept {
+        intercept: Vec<String>,
+        whole_rows: bool,
+    },
+    /// The length, in bytes; they lie among the tensors.
+    State {
+        state: usize,
+    },
 }
 
 impl Patch {
@@ -55,20 +65,33 @@ impl Patch {
     /// # Errors
     /// `file-write` or `disk-full`.
     pub fn save(&self, path: &Path) -> Result<()> {
-        let mut tensors: BTreeMap<String, (Vec<usize>, Vec<u8>)> = BTreeMap::new();
+        let mut tensors: BTreeMap<String, (Dtype, Vec<usize>, Vec<u8>)> = BTreeMap::new();
         let mut changes = Vec::new();
         for (i, change) in self.changes.iter().enumerate() {
-            let Change::Weight { weight, delta } = change else { continue };
+            let (weight, delta) = match change {
+                Change::Weight { weight, delta } => (weight, delta),
+                Change::Intercept { sites, whole_rows } => {
+                    let intercept = sites.iter().map(ToString::to_string).collect();
+                    changes.push(MetaChange::Intercept { intercept, whole_rows: *whole_rows });
+                    continue;
+                }
+                Change::State(bytes) => {
+                    changes.push(MetaChange::State { state: bytes.len() });
+                    tensors.insert(format!("{i}.state"), (Dtype::U8, vec![bytes.len()], bytes.clone()));
+                    continue;
+                }
+                other => return Err(damaged(path, &format!("it holds a change that no file can: {other:?}"))),
+            };
             let (kind, rows) = match delta {
                 Delta::LowRank { .. } => ("low-rank", None),
                 Delta::Dense(_) => ("dense", None),
                 Delta::Rows { rows, .. } => ("rows", Some(rows.clone())),
             };
-            changes.push(MetaChange { weight: weight.to_string(), delta: kind.into(), rows });
+            changes.push(MetaChange::Weight { weight: weight.to_string(), delta: kind.into(), rows });
             for (j, tensor) in delta.tensors().into_iter().enumerate() {
                 let values = tensor.as_f32().map_err(|e| damaged(path, &e.to_string()))?;
                 let bytes = values.iter().flat_map(|v| v.to_le_bytes()).collect();
-                tensors.insert(format!("{i}.{j}"), (tensor.shape().to_vec(), bytes));
+                tensors.insert(format!("{i}.{j}"), (Dtype::F32, tensor.shape().to_vec(), bytes));
             }
         }
         let meta = Meta {
@@ -94,7 +117,9 @@ impl Patch {
         let text = serde_json::to_string(&meta).map_err(|e| damaged(path, "it cannot be described").because(e))?;
         let views = tensors
             .iter()
-            .map(|(name, (shape, bytes))| TensorView::new(Dtype::F32, shape.clone(), bytes).map(|v| (name.as_str(), v)))
+            .map(|(name, (kind, shape, bytes))| {
+                TensorView::new(*kind, shape.clone(), bytes).map(|v| (name.as_str(), v))
+            })
             .collect::<Result<Vec<_>, _>>()
             .map_err(|e| damaged(path, "its tensors do not fit their shapes").because(e))?;
         let bytes = serialize(views, Some(HashMap::from([(KEY.to_owned(), text)])))
@@ -130,9 +155,26 @@ impl Patch {
         };
         let mut changes = Vec::new();
         for (i, change) in meta.changes.into_iter().enumerate() {
-            let weight: WeightRef =
-                change.weight.parse().map_err(|e| damaged(path, "a weight is misspelt").because(e))?;
-            let delta = match (change.delta.as_str(), change.rows) {
+            let (weight, delta, rows) = match change {
+                MetaChange::Weight { weight, delta, rows } => (weight, delta, rows),
+                MetaChange::Intercept { intercept, whole_rows } => {
+                    let sites = intercept.iter().map(|site| site.parse()).collect::<Result<_, _>>();
+                    let sites = sites.map_err(|e| damaged(path, "a site is misspelt").because(e))?;
+                    changes.push(Change::Intercept { sites, whole_rows });
+                    continue;
+                }
+                MetaChange::State { state } => {
+                    let view = tensors.tensor(&format!("{i}.state"));
+                    let view = view.map_err(|e| damaged(path, "a state is missing").because(e))?;
+                    if view.dtype() != Dtype::U8 || view.data().len() != state {
+                        return Err(damaged(path, &format!("the state `{i}.state` is not of {state} bytes")));
+                    }
+                    changes.push(Change::State(view.data().to_vec()));
+                    continue;
+                }
+            };
+            let weight: WeightRef = weight.parse().map_err(|e| damaged(path, "a weight is misspelt").because(e))?;
+            let delta = match (delta.as_str(), rows) {
                 ("low-rank", None) => Delta::LowRank { left: tensor(i, 0)?, right: tensor(i, 1)? },
                 ("dense", None) => Delta::Dense(tensor(i, 0)?),
                 ("rows", Some(rows)) => Delta::Rows { rows, values: tensor(i, 0)? },
@@ -196,7 +238,7 @@ fn from_json(value: &serde_json::Value) -> Option<ParamValue> {
 
 #[cfg(test)]
 mod tests {
-    use engraft_plugin_api::Role;
+    use engraft_plugin_api::{Role, Site};
 
     use super::*;
 
@@ -224,6 +266,8 @@ mod tests {
                     weight: WeightRef::Embedding,
                     delta: Delta::Rows { rows: vec![4], values: Tensor::zeros([1, 3]) },
                 },
+                Change::State(vec![1, 2, 255]),
+                Change::Intercept { sites: vec![Site::Embed, Site::LnFinal], whole_rows: true },
             ],
         }
     }

@@ -9,7 +9,7 @@ use engraft_plugin_api::{Place, Tensor};
 use super::Row;
 use crate::anatomy::CachePort;
 use crate::base::{Cancel, Error, Result};
-use crate::hooks::{Rig, Values};
+use crate::hooks::{Name, Rig, Values};
 use crate::model::codes;
 use crate::model::compile::CompiledRun;
 use crate::model::feed;
@@ -39,8 +39,9 @@ struct Kept {
 
 impl<'m> Passes<'m> {
     pub(super) fn new(model: &'m Model, seen: &'m Seen) -> Result<Self> {
-        let cache = !model.anatomy().inputs.cache.is_empty();
-        let rig = Rig { branches: feed::branches(&seen.overlay), logits: true, cache, ..Rig::default() };
+        let cache = !model.anatomy().inputs.cache.is_empty() && !seen.intercepts.whole_rows;
+        let branches = feed::branches(&seen.overlay);
+        let rig = Rig { branches, logits: true, cache, intercepts: seen.intercepts.sites(), ..Rig::default() };
         let compiled = model.programs.run(&rig, || rig.attach(model.graph(), model.anatomy()))?;
         Ok(Self { model, seen, compiled, kept: None })
     }
@@ -59,6 +60,9 @@ impl<'m> Passes<'m> {
                 kept.step(self.model, rows, running)?
             }
         };
+        let order = self.kept.as_ref().map_or(running, |kept| &kept.rows);
+        let ends = order.iter().map(|&r| rows[r].prompt - 1).collect();
+        let called = self.model.called(&self.seen.intercepts, ends)?;
         self.model.logits_at(&places, &batch, &mut values)?;
         values.copy(&self.seen.values);
         feed::open_gates(&self.seen.overlay, batch.len(), &mut values)?;
@@ -66,10 +70,10 @@ impl<'m> Passes<'m> {
         let fetch: Vec<&str> = rigged.logits.iter().chain(&rigged.presents).map(String::as_str).collect();
         let program = &self.compiled.program;
         let feeds = values.feeds(program.inputs().iter().map(|p| p.name.as_str()));
-        let mut outputs = program.run_until(&feeds, &fetch, cancel)?.into_iter();
+        let mut outputs = program.run_calling(&feeds, &fetch, cancel, called.as_ref())?.into_iter();
         let logits = outputs.next().map(|v| v.to_tensor()).transpose()?;
         let logits = logits.unwrap_or_else(|| Tensor::zeros([0, self.model.anatomy().vocab]));
-        if !ports.is_empty() {
+        if !rigged.presents.is_empty() {
             self.keep(rows, running, outputs.collect())?;
         }
         Ok(logits)
@@ -145,6 +149,8 @@ impl Kept {
             let of_row = |&r: &usize| rows[r].ids.len() as i64 - 1;
             values.set(positions, Value::i64(&[n, 1], self.rows.iter().map(of_row).collect())?);
         }
+        let of_row = |r: &usize| if running.contains(r) { rows[*r].ids.len() as i64 - 1 } else { -1 };
+        values.set(Name::Positions, Value::i64(&[n, 1], self.rows.iter().map(of_row).collect())?);
         for (port, value) in inputs.cache.iter().zip(&self.values) {
             values.set(&port.past, value.clone());
         }

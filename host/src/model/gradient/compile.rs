@@ -5,12 +5,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use engraft_plugin_api::{Site, WeightRef};
 
-use crate::autodiff;
-use crate::base::Result;
+use crate::autodiff::{self, Seed};
+use crate::base::{Error, Result};
 use crate::graph::{DType, Graph, Patch, Shapes, Slice, downstream, upstream};
 use crate::hooks::{Branch, Name, Rig, Rigged};
+use crate::model::codes;
 use crate::model::open::Model;
-use crate::runtime::Program;
+use crate::runtime::{Program, operator};
 
 /// The structure of a gradient request.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -50,6 +51,25 @@ pub(in crate::model) struct CompiledGradient {
 /// How many gradients were compiled.
 static COMPILED: AtomicU64 = AtomicU64::new(0);
 
+/// That no method is called on the way from the variables to the loss.
+fn called_between(graph: &Graph, variables: &[&str], seeds: &[Seed]) -> Result<()> {
+    if !graph.nodes().iter().any(|node| node.domain() == operator::DOMAIN) {
+        return Ok(());
+    }
+    let index = graph.index();
+    let below = downstream(&index, variables.iter().copied());
+    let above = upstream(&index, seeds.iter().map(|seed| seed.edge.as_str()), &HashSet::new());
+    let mut between = graph.nodes().iter().enumerate().filter(|(id, _)| below.contains(id) && above.contains(id));
+    match between.find(|(_, node)| node.domain() == operator::DOMAIN) {
+        Some((_, node)) => {
+            let site = node.string(operator::PLACE).unwrap_or_default();
+            let text = format!("a method is called at `{site}`, which the gradient leads through");
+            Err(Error::new(&codes::INTERCEPT_GRADIENT, text))
+        }
+        None => Ok(()),
+    }
+}
+
 impl Model {
     pub(super) fn compile_gradient(&self, plan: &GradientPlan) -> Result<CompiledGradient> {
         let rigged = match plan.window.then(|| self.windowed(&plan.rig)).transpose()?.flatten() {
@@ -76,6 +96,7 @@ impl Model {
             }
         }
         let names: Vec<&str> = wrt.iter().map(String::as_str).collect();
+        called_between(&rigged.graph, &names, &seeds)?;
         let mut found = autodiff::gradients(&mut patch, &shapes, &seeds, &names)?.into_iter();
         let mut gradients = Vec::new();
         for variable in &plan.variables {

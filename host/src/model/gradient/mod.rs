@@ -18,6 +18,7 @@ use engraft_plugin_api::{Change, Delta, GradientReply, GradientRequest, Wrt};
 
 use super::codes;
 use super::feed;
+use super::intercept::ends;
 use super::open::Model;
 use crate::base::{Cancel, Error, Hash, Result};
 use crate::hooks::{Branch, Rig};
@@ -82,6 +83,7 @@ impl Model {
                 logits: !loss.nll.is_empty() || loss.kl.iter().any(|k| !k.is_empty()),
                 seeds: loss.seeds.iter().map(|(site, _)| *site).collect(),
                 cache: false,
+                intercepts: seen.intercepts.sites(),
             },
             nll: !loss.nll.is_empty(),
             kl: [!loss.kl[0].is_empty(), !loss.kl[1].is_empty()],
@@ -89,6 +91,7 @@ impl Model {
             window: false,
             variables,
         };
+        let called = self.called(&seen.intercepts, ends(rows, &request.prompt_ends)?)?;
         let plan = match self.span(request, &plan, &loss)? {
             Some(span) => {
                 span.set(&mut values)?;
@@ -102,11 +105,17 @@ impl Model {
         values.copy(&seen.values);
         if let Some(prefix) = &compiled.prefix {
             let names = || prefix.inputs().iter().map(|p| p.name.as_str());
-            let key = Hash::of_parts([values.hash(names())?.bytes().as_slice(), &compiled.id.to_le_bytes()]);
-            let fed = self.programs.prefixes.get(key, || {
+            let compute = || {
                 let fetch: Vec<&str> = compiled.fed.iter().map(String::as_str).collect();
-                prefix.run_until(&values.feeds(names()), &fetch, cancel)
-            })?;
+                prefix.run_calling(&values.feeds(names()), &fetch, cancel, called.as_ref())
+            };
+            let fed = if called.is_some() {
+                // What a method makes of an activation is known only by asking.
+                Arc::new(compute()?)
+            } else {
+                let key = Hash::of_parts([values.hash(names())?.bytes().as_slice(), &compiled.id.to_le_bytes()]);
+                self.programs.prefixes.get(key, compute)?
+            };
             for (name, value) in compiled.fed.iter().zip(fed.iter()) {
                 values.set(name, value.clone());
             }
@@ -116,7 +125,7 @@ impl Model {
             compiled.terms.iter().chain(flat).map(String::as_str).collect::<BTreeSet<_>>().into_iter().collect()
         };
         let feeds = values.feeds(compiled.step.inputs().iter().map(|p| p.name.as_str()));
-        let outputs = compiled.step.run_until(&feeds, &fetch, cancel)?;
+        let outputs = compiled.step.run_calling(&feeds, &fetch, cancel, called.as_ref())?;
         let output = |name: &str| fetch.iter().position(|f| *f == name).map(|i| &outputs[i]);
 
         let terms = self.terms(request, &loss, &plan, &compiled, &output)?;

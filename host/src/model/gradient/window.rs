@@ -40,6 +40,10 @@ impl Model {
         if !additions || plan.variables.is_empty() || !plan.seeds.is_empty() || !plan.rig.logits {
             return Ok(None);
         }
+        // A method sees an activation of whole rows.
+        if !plan.rig.intercepts.is_empty() {
+            return Ok(None);
+        }
         let rows = &request.rows;
         let longest = rows.iter().map(Vec::len).max().unwrap_or(0);
         let mut starts: Vec<usize> = rows.iter().map(Vec::len).collect();

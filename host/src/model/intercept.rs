@@ -1,0 +1,254 @@
+//! Interception: methods that are called at sites in the middle of a pass, for the patches that ask for it.
+//!
+//! An embedder hands the methods in with [`Model::attach`]; a patch that needs one which is not there is refused, and
+//! one that the journal brought in makes requests fail until its method is attached. What is called in a pass is found
+//! out when the pass begins: rolling a patch back takes the call out of the programs that later requests run.
+
+use std::any::Any;
+use std::collections::BTreeSet;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, RwLock};
+
+use engraft_plugin_api::{ActivePatch, Change, InterceptCall, InterceptRow, Params, Site, Tensor};
+use ndarray::{ArrayView2, ArrayViewD};
+
+use super::codes;
+use super::open::Model;
+use crate::base::{Error, Hash, Hasher, Result};
+use crate::hooks::{codes as hook_codes, pokable};
+use crate::runtime::codes as runtime_codes;
+use crate::runtime::operator::Called;
+use crate::weights::{Patch, PatchId, codes as weight_codes};
+
+/// A method that sees and replaces activations on their way through a model. Requests may call it at once.
+pub trait Interceptor: Send + Sync {
+    /// What an activation becomes, in its shape; none to leave it as it is.
+    ///
+    /// # Errors
+    /// Whatever went wrong; the request fails with it, and the model serves on.
+    fn intercept(&self, call: &InterceptCall<'_>) -> Result<Option<Tensor>>;
+}
+
+/// The methods that were attached to a model.
+#[derive(Default)]
+pub(super) struct Attached(RwLock<Vec<(String, Params, Arc<dyn Interceptor>)>>);
+
+impl Attached {
+    fn find(&self, method: &str, params: &Params) -> Result<Arc<dyn Interceptor>> {
+        let all = self.0.read().unwrap_or_else(|e| e.into_inner());
+        let found = all.iter().find(|(m, p, _)| m == method && p == params);
+        found.map(|(_, _, interceptor)| interceptor.clone()).ok_or_else(|| {
+            let text = format!("a patch of `{method}` intercepts, and `{method}` with its parameters is not attached");
+            Error::new(&codes::INTERCEPT_METHOD, text).help("load the method's plugin and attach it to the model")
+        })
+    }
+}
+
+/// The interceptions of the active patches, by method in the order of their first commits.
+#[derive(Default)]
+pub(super) struct Intercepts {
+    methods: Vec<Of>,
+    /// True if a patch wants to see whole rows in every pass.
+    pub(super) whole_rows: bool,
+}
+
+/// The patches of one method that intercept.
+struct Of {
+    method: String,
+    params: Params,
+    patches: Vec<Own>,
+}
+
+struct Own {
+    id: String,
+    sites: BTreeSet<Site>,
+    patch: Arc<Patch>,
+}
+
+impl Own {
+    fn state(&self) -> &[u8] {
+        let states = self.patch.changes.iter();
+        let mut states = states.filter_map(|change| if let Change::State(bytes) = change { Some(bytes) } else { None });
+        states.next().map(Vec::as_slice).unwrap_or_default()
+    }
+}
+
+/// The sites of a patch's interceptions, and whether one of them wants whole rows.
+fn asked(changes: &[Change]) -> (BTreeSet<Site>, bool) {
+    let (mut all, mut whole) = (BTreeSet::new(), false);
+    for change in changes {
+        if let Change::Intercept { sites, whole_rows } = change {
+            all.extend(sites);
+            whole |= whole_rows;
+        }
+    }
+    (all, whole)
+}
+
+/// True if some of the changes intercept.
+pub(super) fn intercepts(changes: &[Change]) -> bool {
+    !asked(changes).0.is_empty()
+}
+
+impl Intercepts {
+    pub(super) fn of(patches: &[(PatchId, Arc<Patch>)]) -> Self {
+        let mut out = Self::default();
+        for (id, patch) in patches {
+            let (sites, whole_rows) = asked(&patch.changes);
+            if sites.is_empty() {
+                continue;
+            }
+            out.whole_rows |= whole_rows;
+            let own = Own { id: id.to_string(), sites, patch: patch.clone() };
+            match out.methods.iter_mut().find(|of| of.method == patch.method && of.params == patch.params) {
+                Some(of) => of.patches.push(own),
+                None => out.methods.push(Of {
+                    method: patch.method.clone(),
+                    params: patch.params.clone(),
+                    patches: vec![own],
+                }),
+            }
+        }
+        out
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.methods.is_empty()
+    }
+
+    /// Where methods are called.
+    pub(super) fn sites(&self) -> BTreeSet<Site> {
+        self.methods.iter().flat_map(|of| &of.patches).flat_map(|own| own.sites.iter().copied()).collect()
+    }
+
+    /// The hash of what the patches do to weights, with that of the interceptions where there are some.
+    pub(super) fn hash(&self, weights: Hash) -> Hash {
+        if self.is_empty() {
+            return weights;
+        }
+        let mut hasher = Hasher::new();
+        hasher.part(weights.bytes());
+        for own in self.methods.iter().flat_map(|of| &of.patches) {
+            hasher.part(&own.id);
+        }
+        hasher.finish()
+    }
+}
+
+impl Model {
+    /// Hands in the method that intercepts for patches which were made by a method of this name with these parameters.
+    /// It takes the place of an earlier one; requests in flight keep theirs.
+    pub fn attach(&self, method: &str, params: &Params, interceptor: Arc<dyn Interceptor>) {
+        let mut all = self.attached.0.write().unwrap_or_else(|e| e.into_inner());
+        all.retain(|(m, p, _)| m != method || p != params);
+        all.push((method.to_owned(), params.clone(), interceptor));
+    }
+
+    /// That the methods which a patch needs are attached.
+    pub(super) fn check_attached(&self, patch: &Patch) -> Result<()> {
+        if intercepts(&patch.changes) { self.attached.find(&patch.method, &patch.params).map(drop) } else { Ok(()) }
+    }
+
+    /// That the sites of an interception are sites of this model with a vector for each row and position, each named
+    /// once.
+    pub(super) fn check_intercept(&self, sites: &[Site]) -> Result<()> {
+        let mut met = BTreeSet::new();
+        for &site in sites {
+            self.anatomy().site(pokable(site)?)?;
+            if !met.insert(site) {
+                let text = format!("a method asked to intercept twice at `{site}`");
+                return Err(Error::new(&weight_codes::DELTA_WEIGHT, text));
+            }
+        }
+        Ok(())
+    }
+
+    /// What is called in a pass over rows whose prompts end there; none where nothing is.
+    pub(super) fn called(&self, intercepts: &Arc<Intercepts>, ends: Vec<usize>) -> Result<Option<Arc<dyn Called>>> {
+        if intercepts.is_empty() {
+            return Ok(None);
+        }
+        let found = intercepts.methods.iter().map(|of| self.attached.find(&of.method, &of.params));
+        Ok(Some(Arc::new(Pass { found: found.collect::<Result<_>>()?, intercepts: intercepts.clone(), ends })))
+    }
+}
+
+/// The ends of the prompts of a request: as it says, or the last token of every row.
+///
+/// # Errors
+/// `place-outside` if there is not one for each row, inside of it.
+pub(super) fn ends(rows: &[Vec<u32>], said: &[usize]) -> Result<Vec<usize>> {
+    if said.is_empty() {
+        return Ok(rows.iter().map(|row| row.len().saturating_sub(1)).collect());
+    }
+    if said.len() == rows.len() && rows.iter().zip(said).all(|(row, &end)| end < row.len()) {
+        return Ok(said.to_vec());
+    }
+    let lengths: Vec<usize> = rows.iter().map(Vec::len).collect();
+    let text = format!("prompts that end at {said:?}, in rows of {lengths:?} tokens");
+    Err(Error::new(&hook_codes::PLACE_OUTSIDE, text))
+}
+
+/// The calls of one pass.
+struct Pass {
+    intercepts: Arc<Intercepts>,
+    /// Of each method.
+    found: Vec<Arc<dyn Interceptor>>,
+    ends: Vec<usize>,
+}
+
+impl Called for Pass {
+    fn call(
+        &self,
+        place: &str,
+        activation: ArrayViewD<'_, f32>,
+        positions: ArrayView2<'_, i64>,
+    ) -> Result<Option<Tensor>> {
+        let site: Site = place.parse()?;
+        let mut now: Option<Tensor> = None;
+        for (of, interceptor) in self.intercepts.methods.iter().zip(&self.found) {
+            let own = of.patches.iter().filter(|own| own.sites.contains(&site));
+            let patches: Vec<_> = own.map(|own| ActivePatch { id: &own.id, state: own.state() }).collect();
+            if patches.is_empty() {
+                continue;
+            }
+            let all: Vec<usize> = (0..patches.len()).collect();
+            let row = |&prompt_end: &usize| InterceptRow { prompt_end, patches: all.clone() };
+            let new = {
+                let activation = match &now {
+                    Some(now) => now.view()?,
+                    None => activation.view(),
+                };
+                let rows = self.ends.iter().map(row).collect();
+                let call = InterceptCall { site, activation, positions, rows, patches };
+                asked_of(&of.method, &**interceptor, &call)?
+            };
+            now = new.or(now);
+        }
+        Ok(now)
+    }
+}
+
+/// The checked answer of a method.
+fn asked_of(method: &str, interceptor: &dyn Interceptor, call: &InterceptCall<'_>) -> Result<Option<Tensor>> {
+    // What a panic left half changed belongs to the method, which may refuse to be called again.
+    let answer = catch_unwind(AssertUnwindSafe(|| interceptor.intercept(call)));
+    let answer = answer.unwrap_or_else(|payload| {
+        let text = format!("`{method}` panicked at `{}`: {}", call.site, words(&*payload));
+        Err(Error::new(&runtime_codes::CALLED_PANICKED, text))
+    })?;
+    if let Some(new) = &answer {
+        call.check(new).map_err(|found| {
+            let finite = found.code == "intercept-not-finite";
+            let code = if finite { &codes::INTERCEPT_NOT_FINITE } else { &runtime_codes::CALLED_SHAPE };
+            Error::new(code, format!("`{method}` failed at `{}`: {}", call.site, found.message))
+        })?;
+    }
+    Ok(answer)
+}
+
+/// What a panic said.
+fn words(payload: &(dyn Any + Send)) -> &str {
+    let text = payload.downcast_ref::<&str>().copied();
+    text.or_else(|| payload.downcast_ref::<String>().map(String::as_str)).unwrap_or("it did not say why")
+}
