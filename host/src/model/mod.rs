@@ -28,6 +28,8 @@ mod score;
 #[cfg(test)]
 mod arranged;
 #[cfg(test)]
+mod halves;
+#[cfg(test)]
 mod tests;
 
 pub use edit::{Limits, Proposal};
