@@ -99,7 +99,7 @@ impl Model {
             tokenizer.check_vocab(anatomy.vocab)?;
         }
         let program = ProgramOptions { device: options.device, threads: options.threads, ..ProgramOptions::default() };
-        let footprint = Footprint::of(&graph, &anatomy);
+        let footprint = Footprint::of(&graph, &anatomy, options.device);
         let programs = Programs::new(runtime.clone(), program, footprint.packing());
         let journal = match &options.journal {
             Some(folder) => Journal::open(folder)?,
