@@ -1,7 +1,7 @@
 //! Models in float16: opened, tapped, differentiated, edited, rolled back and exported as those in float32 are.
 
 use engraft_plugin_api::{
-    BlockSite, Change, Delta, GradientRequest, KlDirection, Params, Place, Poke, Role, RunRequest, Site, Tap, Tensor,
+    BlockSite, Change, Delta, GenerateRequest, GradientRequest, KlDirection, Params, Place, Poke, Role, RunRequest, Site, Tap, Tensor,
     Term, WeightRef, Wrt,
 };
 use safetensors::SafeTensors;
@@ -321,6 +321,21 @@ fn an_export_of_nothing_but_lost_deltas_is_refused() {
     let target = tempfile::tempdir().unwrap().path().join("edited");
     assert_eq!(case.model.export(&target).unwrap_err().code().id, "edit-no-effect");
     assert!(!target.exists());
+}
+
+#[test]
+fn texts_go_on_with_and_without_cached_keys_in_float16() {
+    let mut cached = 0;
+    for case in cases() {
+        let request = GenerateRequest { rows: case.ids.clone(), max_new: 8, ..GenerateRequest::default() };
+        let found = case.model.generate(&request).unwrap_or_else(|e| panic!("{}: {e:?}", case.row.name));
+        eprintln!("{} {} {:?}", case.row.name, case.model.anatomy().inputs.cache.len(), found);
+        let file = SafeTensors::deserialize(&case.record).unwrap();
+        let flat: Vec<i64> = file.tensor("greedy").unwrap().data().as_chunks::<8>().0.iter().map(|&b| i64::from_le_bytes(b)).collect();
+        eprintln!("   {flat:?}");
+        cached += usize::from(!case.model.anatomy().inputs.cache.is_empty());
+    }
+    assert!(cached >= 2);
 }
 
 /// A float32 graph of the zoo with these weights kept in another type and cast before they are read.

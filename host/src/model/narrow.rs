@@ -28,6 +28,17 @@ pub(super) fn stored(name: &str, dtype: DType, dims: &[usize], values: &[f32]) -
 }
 
 impl Model {
+    /// The distance from 1 to the next number in the coarsest floating-point type that a weight of this model is kept
+    /// in: how finely its numbers can be trusted.
+    pub fn roundoff(&self) -> f32 {
+        let of = |dtype: DType| match dtype {
+            DType::F16 => f16::EPSILON.to_f32(),
+            DType::BF16 => bf16::EPSILON.to_f32(),
+            _ => f32::EPSILON,
+        };
+        self.anatomy().weights.values().map(|w| of(w.dtype)).fold(f32::EPSILON, f32::max)
+    }
+
     /// What an export of the base model with one committed patch would lose of its deltas, for each weight that is kept
     /// in fewer bits than float32. The running model adds low-rank deltas unrounded and loses nothing of them.
     pub fn rounding(&self, id: &PatchId) -> Vec<Rounding> {
