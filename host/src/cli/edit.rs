@@ -13,6 +13,7 @@ use super::{ModelArgs, PluginPath, cancel_on_interrupt, out, shown, usage};
 use crate::base::{Cancel, Result, atomic};
 use crate::model::{Continuation, Model, Proposal};
 use crate::plugins::{Access, Deadlines, Listener, Method, params, watched};
+use crate::weights::Rounding;
 
 /// Make one edit and show what the model says before and after. The model's files are not touched; `--save` keeps
 /// the edit as a patch file.
@@ -73,6 +74,9 @@ struct Report {
     saved: Option<String>,
     /// What the method said.
     notes: Vec<String>,
+    /// What an export would lose of each delta, where the weight is kept in fewer bits than float32.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    rounding: Vec<Rounding>,
 }
 
 #[derive(Serialize)]
@@ -143,17 +147,22 @@ impl EditOne {
         if let (Some(path), Some((_, patch))) = (&self.save, model.patches().last()) {
             patch.save(path)?;
         }
+        let rounding = model.rounding(&id);
         if self.json {
             let target = self.target.clone();
             let saved = self.save.as_deref().map(shown);
             let notes = voice.said.lock().unwrap_or_else(PoisonError::into_inner).clone();
-            return out::json(&Report { patch: id.to_string(), prompt, target, seconds, before, after, saved, notes });
+            let patch = id.to_string();
+            return out::json(&Report { patch, prompt, target, seconds, before, after, saved, notes, rounding });
         }
         for (when, said) in [("before", before), ("after", after)] {
             out::line(format_args!(
                 "{when:<7} p(\"{}\") = {:.4}  {prompt}{}",
                 self.target, said.target_probability, said.text
             ))?;
+        }
+        for lost in &rounding {
+            out::line(format_args!("in an export, {lost}"))?;
         }
         let kept = self.save.as_deref().map_or(String::new(), |path| format!(", saved to {}", shown(path)));
         out::line(format_args!("patch {id} of {} in {seconds:.3} s{kept}", library.descriptor().name))

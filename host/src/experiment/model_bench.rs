@@ -127,12 +127,10 @@ impl Workbench for ModelWorkbench {
             requests: requests.to_vec(),
             changes,
         })?;
-        Ok(Edit {
-            patch: patch.to_string(),
-            seconds: began.elapsed().as_secs_f64(),
-            peak_bytes: memory::peak_bytes(),
-            notes: notes.said.into_inner().unwrap_or_else(|e| e.into_inner()),
-        })
+        let seconds = began.elapsed().as_secs_f64();
+        let mut notes = notes.said.into_inner().unwrap_or_else(|e| e.into_inner());
+        notes.extend(model.rounding(&patch).iter().map(|lost| format!("in an export, {lost}")));
+        Ok(Edit { patch: patch.to_string(), seconds, peak_bytes: memory::peak_bytes(), notes })
     }
 
     fn rollback(&mut self, patch: &str) -> Result<()> {

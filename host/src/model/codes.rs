@@ -3,8 +3,10 @@
 use crate::base::codes;
 
 codes! {
-    Model MODEL_DTYPE "model-dtype" "The model's weights are not float32. Half precision is not run yet; export the \
-        model in float32.";
+    Model MODEL_DTYPE "model-dtype" "A weight of the model has an element type that is not computed with. \
+        Models in float32 and float16 run everywhere, and those that mix the two. bfloat16 runs on CUDA alone, since \
+        ONNX Runtime has no operators for it on a CPU: export such a model in float32 (`model.float()` in PyTorch), which \
+        holds every bfloat16 number exactly.";
     Config ROW_EMPTY "row-empty" "A row of tokens is empty, or there are no rows. A prompt must hold at least one token.";
     Config ROW_TOO_LONG "row-too-long" "A text has more tokens than the model's context. Shorten the prompt, the target \
         or the context prefixes.";
@@ -18,7 +20,8 @@ codes! {
         have, is not read. Export the model with a cache that keeps every position, or without one.";
     Runtime NO_EFFECT "edit-no-effect" "The changes were applied, but the model's probe logits are the same to the bit: \
         the edit did not reach the running model. It was taken back. A change so small that it is lost in rounding, \
-        or a delta of zeros, is the usual cause.";
+        or a delta of zeros, is the usual cause. At an export: the weights are kept in fewer bits than float32, and \
+        rounding to them leaves nothing of any delta, so the exported model would be the unedited one.";
     Runtime ROLLBACK_DIFFERS "rollback-differs" "After a rollback the sum of the active patches does not have the hash \
         that the journal recorded for it. The model is not what it was: open it anew. Please report this.";
     Plugin REFERENCE_SHAPE "kl-reference-shape" "The recorded distribution of a divergence term does not have one \

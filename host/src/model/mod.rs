@@ -7,7 +7,7 @@
 //! request in flight keeps the sum it began with.
 //!
 //! One file a verb: `open`, `run`, `gradient`, `generate`, `score`, `edit` (validate, commit, roll back), `export`,
-//! `moments`; `compile` keeps the programs, `batch` pads rows, `feed` turns the sum of patches into inputs,
+//! `moments`, `narrow` (what rounding takes from deltas); `compile` keeps the programs, `batch` pads rows, `feed` turns the sum of patches into inputs,
 //! `footprint` estimates memory.
 
 mod batch;
@@ -20,12 +20,15 @@ mod footprint;
 mod generate;
 mod gradient;
 mod moments;
+mod narrow;
 mod open;
 mod run;
 mod score;
 
 #[cfg(test)]
 mod arranged;
+#[cfg(test)]
+mod halves;
 #[cfg(test)]
 mod tests;
 
