@@ -2,16 +2,18 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use engraft::base::{Cancel, Error};
-use engraft::model::{Model, Proposal};
-use engraft::plugins::{Access, Library, Method};
+use engraft::model::{Interceptor, Model, Proposal};
+use engraft::plugins::{Access, Interception, Library, Method};
 use engraft_plugin_api::{
-    ActivePatch, InterceptCall, InterceptRow, RouteQuery, Site, Tensor, TrainData, TrainRecord, ndarray,
+    ActivePatch, BlockSite, Change, InterceptCall, InterceptRow, Place, Poke, RouteQuery, RunRequest, Site, Tensor,
+    TrainData, TrainRecord, ndarray,
 };
 use engraft_tests::calls::{self, Trial};
 use engraft_tests::laws::{Case, logit_bits};
-use engraft_tests::{a_request, atlas, deps, library_at, method, open};
+use engraft_tests::{a_request, atlas, deps, difference, library_at, method, open};
 
 fn stress() -> Arc<Library> {
     let path = std::env::var_os("ENGRAFT_TEST_STRESS").map(PathBuf::from);
@@ -137,4 +139,80 @@ fn every_fault_of_the_other_calls_has_its_code() {
     assert_eq!(changes.len(), 3);
     let error = attempt(&model, &method(&stress, "extends = true")).expect_err("is refused");
     assert_eq!(error.code().id, "delta-weight");
+}
+
+#[test]
+fn a_plugin_that_fails_in_the_middle_of_a_pass_fails_that_request_alone() {
+    let (model, stress) = (open(&atlas().join("model")), stress());
+    let row = model.tokenizer().unwrap().encode(&a_request().filled().unwrap()).unwrap().ids;
+    let logits = || {
+        let logits = vec![Place { row: 0, pos: row.len() - 1 }];
+        let request = RunRequest { rows: vec![row.clone()], logits, ..RunRequest::default() };
+        model.run(&request).map(|reply| reply.logits.into_f32().unwrap())
+    };
+    let with =
+        |fault: &str| Arc::new(method(&stress, &format!("extends = true\nmilliseconds = 2000\nfault = '{fault}'")));
+    let good = with("none");
+    let access = Access::new(&model, Cancel::new(), 0);
+    let mut changes = good.edit(&access, &[a_request()]).unwrap();
+    // Routes are not asked yet.
+    changes.retain(|change| *change != Change::Route);
+    let proposal = || Proposal {
+        method: "stress".into(),
+        version: "1".into(),
+        params: good.params().clone(),
+        requests: vec![a_request()],
+        changes: changes.clone(),
+    };
+    let base = logits().unwrap();
+    assert_eq!(model.commit(proposal()).unwrap_err().code().id, "intercept-method");
+    Interception::attach(&good, &model);
+    let id = model.commit(proposal()).unwrap();
+    let seen = logits().unwrap();
+
+    // It adds 1 at the last token of the prompt.
+    let (site, places) = (Site::Block(0, BlockSite::ResidPost), vec![Place { row: 0, pos: row.len() - 1 }]);
+    let values = Tensor::f32([1, model.anatomy().d_model], vec![1.0; model.anatomy().d_model]).unwrap();
+    let adds = vec![Poke { site, places: places.clone(), values }];
+    model.rollback(&id).unwrap();
+    let poked = RunRequest { rows: vec![row.clone()], logits: places, adds, ..RunRequest::default() };
+    let poked = model.run(&poked).unwrap().logits.into_f32().unwrap();
+    assert!(difference(&seen, &poked) < 1e-4 && difference(&seen, &base) > 1e-2);
+    model.commit(proposal()).unwrap();
+
+    let faults = [
+        ("panic-intercept", "plugin-panicked"),
+        ("error-intercept", "plugin-failed"),
+        ("nan-intercept", "plugin-failed"),
+        ("wrong-intercept", "plugin-failed"),
+        ("block-intercept", "plugin-hangs"),
+    ];
+    for (fault, code) in faults {
+        let patience = Some(Duration::from_millis(if code == "plugin-hangs" { 50 } else { 60_000 }));
+        let faulty: Arc<dyn Interceptor> = Arc::new(Interception::new(with(fault)).patience(patience));
+        model.attach("stress", good.params(), faulty);
+        let error = logits().expect_err(fault);
+        assert_eq!(error.code().id, code, "{fault}: {error:?}");
+        assert!(error.message().contains("stress"), "{error}");
+        if matches!(code, "plugin-panicked" | "plugin-hangs") {
+            // It is not asked again.
+            let again = if code == "plugin-hangs" { code } else { "plugin-poisoned" };
+            assert_eq!(logits().expect_err(fault).code().id, again);
+        }
+        let direct: Arc<dyn Interceptor> = Arc::new(Interception::new(good.clone()).patience(None));
+        model.attach("stress", good.params(), direct);
+        assert_eq!(logits().unwrap(), seen, "{fault}");
+    }
+
+    // The patch goes by file, and is refused where its method is not.
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("patch");
+    model.patches()[0].1.save(&path).unwrap();
+    model.rollback(&id).unwrap();
+    assert_eq!(logits().unwrap(), base);
+    let patch = engraft::weights::Patch::load(&path).unwrap();
+    let other = open(&atlas().join("model"));
+    assert_eq!(other.apply(patch.clone()).unwrap_err().code().id, "intercept-method");
+    assert_eq!(model.apply(patch).unwrap(), id);
+    assert_eq!(logits().unwrap(), seen);
 }

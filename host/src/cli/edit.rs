@@ -12,7 +12,8 @@ use super::out::Progress;
 use super::{ModelArgs, PluginPath, cancel_on_interrupt, out, shown, usage};
 use crate::base::{Cancel, Result, atomic};
 use crate::model::{Continuation, Model, Proposal};
-use crate::plugins::{Access, Deadlines, Listener, Method, params, watched};
+use crate::plugins::{Access, Deadlines, Interception, Listener, Method, params, watched};
+use crate::weights::Rounding;
 
 /// Make one edit and show what the model says before and after. The model's files are not touched; `--save` keeps
 /// the edit as a patch file.
@@ -73,6 +74,9 @@ struct Report {
     saved: Option<String>,
     /// What the method said.
     notes: Vec<String>,
+    /// What an export would lose of each delta, where the weight is kept in fewer bits than float32.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    rounding: Vec<Rounding>,
 }
 
 #[derive(Serialize)]
@@ -108,7 +112,7 @@ impl EditOne {
         self.check()?;
         let library = self.path.registry().load(&self.plugin, Path::new("."), None)?;
         let given = params::of_command_line(self.preset.as_deref(), &self.params)?;
-        let method = library.create(library.configure(&given)?)?;
+        let method = Arc::new(library.create(library.configure(&given)?)?);
         let request = EditRequest {
             id: "edit".into(),
             prompt: self.prompt.clone(),
@@ -125,6 +129,7 @@ impl EditOne {
         let model = Arc::new(self.model.open()?);
         let before = self.listen(&model, &prompt, &cancel)?;
         let params = method.params().clone();
+        Interception::attach(&method, &model);
         let voice = Arc::new(Voice { progress: Progress::new(), said: Mutex::default() });
         let began = Instant::now();
         let changes = self.ask(method, &request, &model, &cancel, &voice);
@@ -143,17 +148,22 @@ impl EditOne {
         if let (Some(path), Some((_, patch))) = (&self.save, model.patches().last()) {
             patch.save(path)?;
         }
+        let rounding = model.rounding(&id);
         if self.json {
             let target = self.target.clone();
             let saved = self.save.as_deref().map(shown);
             let notes = voice.said.lock().unwrap_or_else(PoisonError::into_inner).clone();
-            return out::json(&Report { patch: id.to_string(), prompt, target, seconds, before, after, saved, notes });
+            let patch = id.to_string();
+            return out::json(&Report { patch, prompt, target, seconds, before, after, saved, notes, rounding });
         }
         for (when, said) in [("before", before), ("after", after)] {
             out::line(format_args!(
                 "{when:<7} p(\"{}\") = {:.4}  {prompt}{}",
                 self.target, said.target_probability, said.text
             ))?;
+        }
+        for lost in &rounding {
+            out::line(format_args!("in an export, {lost}"))?;
         }
         let kept = self.save.as_deref().map_or(String::new(), |path| format!(", saved to {}", shown(path)));
         out::line(format_args!("patch {id} of {} in {seconds:.3} s{kept}", library.descriptor().name))
@@ -162,7 +172,7 @@ impl EditOne {
     /// Asks the method, on a thread that is left behind if it does not react to an interruption.
     fn ask(
         &self,
-        method: Method,
+        method: Arc<Method>,
         request: &EditRequest,
         model: &Arc<Model>,
         cancel: &Cancel,

@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::{ModelArgs, apply, out, shown};
 use crate::base::Result;
+use crate::weights::Rounding;
 
 /// Write a model with patches baked in as a plain ONNX model that any runtime loads.
 #[derive(Args)]
@@ -29,17 +30,22 @@ pub(super) struct Export {
 struct Report {
     out: String,
     patches: Vec<String>,
+    /// What rounding took from the sum of the patches, where a weight is kept in fewer bits than float32.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    rounding: Vec<Rounding>,
 }
 
 impl Export {
     pub(super) fn run(&self) -> Result<()> {
         let model = self.model.open()?;
         apply(&model, &self.patches)?;
-        model.export(&self.out)?;
+        let rounding = model.export(&self.out)?;
         let out = shown(&self.out);
         if !self.json {
+            rounding.iter().for_each(|lost| out::note(format_args!("{lost}")));
             return out::line(out);
         }
-        out::json(&Report { out, patches: model.patches().iter().map(|(id, _)| id.to_string()).collect() })
+        let patches = model.patches().iter().map(|(id, _)| id.to_string()).collect();
+        out::json(&Report { out, patches, rounding })
     }
 }

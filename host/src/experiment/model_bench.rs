@@ -12,7 +12,7 @@ use super::workbench::{Described, Edit, Opened, Workbench};
 use crate::base::{Cancel, Error, Result, random};
 use crate::metrics::{Query, Scored, Scorer};
 use crate::model::{Continuation, Model, OpenOptions, Proposal};
-use crate::plugins::{Access, Library, Listener, Method, Registry, SearchPath};
+use crate::plugins::{Access, Interception, Library, Listener, Method, Registry, SearchPath};
 use crate::runtime::{Device, Notify, Runtime, RuntimeSettings, memory};
 use crate::weights::PatchId;
 
@@ -27,7 +27,7 @@ pub struct ModelWorkbench {
     notify: Notify,
     hear: Hear,
     open: Option<ModelScorer>,
-    method: Option<Method>,
+    method: Option<Arc<Method>>,
     corpus: Option<PathBuf>,
     seed: u64,
 }
@@ -99,7 +99,11 @@ impl Workbench for ModelWorkbench {
         let library = self.libraries.get(index).ok_or_else(|| {
             Error::new(&codes::ORDER, format!("method {index} of {} was not described", self.libraries.len()))
         })?;
-        self.method = Some(library.create(params.clone())?);
+        let method = Arc::new(library.create(params.clone())?);
+        if let Some(open) = &self.open {
+            Interception::attach(&method, &open.model);
+        }
+        self.method = Some(method);
         Ok(())
     }
 
@@ -127,12 +131,10 @@ impl Workbench for ModelWorkbench {
             requests: requests.to_vec(),
             changes,
         })?;
-        Ok(Edit {
-            patch: patch.to_string(),
-            seconds: began.elapsed().as_secs_f64(),
-            peak_bytes: memory::peak_bytes(),
-            notes: notes.said.into_inner().unwrap_or_else(|e| e.into_inner()),
-        })
+        let seconds = began.elapsed().as_secs_f64();
+        let mut notes = notes.said.into_inner().unwrap_or_else(|e| e.into_inner());
+        notes.extend(model.rounding(&patch).iter().map(|lost| format!("in an export, {lost}")));
+        Ok(Edit { patch: patch.to_string(), seconds, peak_bytes: memory::peak_bytes(), notes })
     }
 
     fn rollback(&mut self, patch: &str) -> Result<()> {

@@ -218,6 +218,21 @@ impl Graph {
         self.initializers.get(name)
     }
 
+    /// The same graph with some of its initializers as inputs, which are fed with every run.
+    #[must_use]
+    pub fn feeding<'a>(mut self, names: impl IntoIterator<Item = &'a str>) -> Self {
+        for name in names {
+            let Some(initializer) = self.initializers.remove(name) else { continue };
+            self.initializer_order.retain(|other| other != name);
+            // Older files list initializers among the inputs.
+            if !self.inputs.iter().any(|input| input.name == name) {
+                let dims = initializer.dims().into_iter().map(Dim::Known).collect();
+                self.inputs.push(Port::new(name, initializer.dtype(), dims).to_proto());
+            }
+        }
+        self
+    }
+
     /// Who makes and who reads each edge.
     pub fn index(&self) -> Index<'_> {
         Index::new(self)

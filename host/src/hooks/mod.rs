@@ -10,10 +10,12 @@ pub mod codes;
 mod moments;
 mod names;
 mod rig;
+mod types;
 mod values;
 
 pub use moments::{Moment, SecondMoments, documents};
 pub(crate) use names::Name;
 pub use rig::{Branch, Rig, Rigged};
 pub(crate) use rig::{pokable, site_width};
+pub(crate) use types::cast;
 pub use values::Values;

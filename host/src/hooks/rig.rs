@@ -7,6 +7,7 @@ use engraft_plugin_api::{BlockSite, Site, WeightRef};
 use super::arrange::arrange;
 use super::codes;
 use super::names::Name;
+use super::types::{Types, cast};
 use crate::anatomy::{Anatomy, Axes, Storage};
 use crate::base::{Error, Result};
 use crate::graph::{Attr, DType, Dim, Graph, Patch, Port};
@@ -86,6 +87,7 @@ impl Rig {
     }
 
     fn put(&self, graph: &Graph, anatomy: &Anatomy) -> Result<Rigged> {
+        let types = Types::of(graph)?;
         let mut patch = Patch::new(graph);
         patch.drop_outputs();
         let mut variables = BTreeMap::new();
@@ -95,29 +97,42 @@ impl Rig {
             let dims = dims.into_iter().map(Dim::Known).collect();
             let sum = patch.input(&Name::Dense(weight).to_string(), DType::F32, dims)?;
             let edge = current_input(&patch, &place.reader)?;
-            let edited = patch.op("Add", &[&edge, &sum], &[])?;
+            // Summed in float32 and rounded once, as an export is.
+            let wide = cast(&mut patch, &edge, place.dtype, DType::F32)?;
+            let edited = patch.op("Add", &[&wide, &sum], &[])?;
+            let edited = cast(&mut patch, &edited, DType::F32, place.dtype)?;
             patch.reroute(&place.reader.0, place.reader.1, &edited)?;
         }
         for &weight in &self.variables {
             let place = anatomy.weight(weight)?;
             let edge = current_input(&patch, &place.reader)?;
-            let own = patch.op("Identity", &[&edge], &[])?;
-            patch.reroute(&place.reader.0, place.reader.1, &own)?;
+            if place.dtype == DType::F32 {
+                let own = patch.op("Identity", &[&edge], &[])?;
+                patch.reroute(&place.reader.0, place.reader.1, &own)?;
+                variables.insert(weight, own);
+                continue;
+            }
+            // There and back loses nothing, and the gradient of what lies between is of float32.
+            let own = cast(&mut patch, &edge, place.dtype, DType::F32)?;
+            let back = cast(&mut patch, &own, DType::F32, place.dtype)?;
+            patch.reroute(&place.reader.0, place.reader.1, &back)?;
             variables.insert(weight, own);
         }
         for step in self.steps(&patch, anatomy)? {
-            step.attach(&mut patch, anatomy)?;
+            step.attach(&mut patch, anatomy, &types)?;
         }
         let mut taps = Vec::new();
         for (i, &(site, at_places)) in self.taps.iter().enumerate() {
-            let mut edge = patch.current(anatomy.site(site)?);
+            let found = anatomy.site(site)?;
+            let mut edge = patch.current(found);
             if at_places {
                 edge = gather_places(&mut patch, &edge, Name::TapAt(i, site))?;
             }
+            let edge = cast(&mut patch, &edge, types.edge(found), DType::F32)?;
             patch.tap(&edge, DType::F32)?;
             taps.push(edge);
         }
-        let logits = if self.logits { Some(self.logits_at(&mut patch, anatomy)?) } else { None };
+        let logits = if self.logits { Some(self.logits_at(&mut patch, anatomy, &types)?) } else { None };
         let presents = if self.cache { presents(&mut patch, anatomy)? } else { forget(&mut patch, anatomy)? };
         let named = anatomy.sites.iter().filter(|(_, found)| found.axes == Axes::Named);
         let sites = named.map(|(site, found)| (*site, patch.current(&found.edge))).collect();
@@ -160,8 +175,8 @@ impl Rig {
         Ok(steps.into_iter().map(|(_, _, step)| step).collect())
     }
 
-    /// The logits at places: the last norm's output gathered, then the unembedding.
-    fn logits_at(&self, patch: &mut Patch<'_>, anatomy: &Anatomy) -> Result<String> {
+    /// The logits at places, in float32: the last norm's output gathered, then the unembedding.
+    fn logits_at(&self, patch: &mut Patch<'_>, anatomy: &Anatomy, types: &Types) -> Result<String> {
         let logits = anatomy.site(Site::Logits)?.to_owned();
         let head = anatomy.weights.get(&WeightRef::Unembedding);
         let head = head.filter(|w| {
@@ -172,16 +187,21 @@ impl Rig {
         let Some(head) = head.cloned() else {
             let edge = patch.current(&logits);
             let out = gather_places(patch, &edge, Name::LogitsAt)?;
+            let out = cast(patch, &out, types.edge(&logits), DType::F32)?;
             patch.tap(&out, DType::F32)?;
             return Ok(out);
         };
-        let input = patch.current(head.input.as_deref().unwrap_or(anatomy.site(Site::LnFinal)?));
-        let hidden = gather_places(patch, &input, Name::LogitsAt)?;
+        let input = head.input.as_deref().unwrap_or(anatomy.site(Site::LnFinal)?);
+        let (edge, dtype) = (patch.current(input), types.edge(input));
+        let hidden = gather_places(patch, &edge, Name::LogitsAt)?;
         let matrix = current_input(patch, &head.reader)?;
+        let matrix = cast(patch, &matrix, head.dtype, dtype)?;
         let transposed = Attr::Int(i64::from(head.storage == Storage::OutIn));
         let mut out = patch.op("Gemm", &[&hidden, &matrix], &[("transB", transposed)])?;
-        if let Some(bias) = anatomy.weights.get(&WeightRef::UnembeddingBias) {
-            let bias = current_input(patch, &bias.reader)?;
+        out = cast(patch, &out, dtype, DType::F32)?;
+        if let Some(place) = anatomy.weights.get(&WeightRef::UnembeddingBias) {
+            let bias = current_input(patch, &place.reader)?;
+            let bias = cast(patch, &bias, place.dtype, DType::F32)?;
             out = patch.op("Add", &[&out, &bias], &[])?;
         }
         if self.branches.contains(&(WeightRef::Unembedding, Branch::LowRank)) {
@@ -190,6 +210,7 @@ impl Rig {
             let gate = patch.op("Gather", &[&factors.gate, &rows], &[("axis", Attr::Int(0))])?;
             let axes = patch.i64(&[1], &[1]);
             let gate = patch.op("Squeeze", &[&gate, &axes], &[])?;
+            let hidden = cast(patch, &hidden, dtype, DType::F32)?;
             let mixed = patch.op("MatMul", &[&hidden, &factors.left], &[])?;
             let gated = patch.op("Mul", &[&mixed, &gate], &[])?;
             let sum = patch.op("MatMul", &[&gated, &factors.right], &[])?;
@@ -264,14 +285,15 @@ enum Step {
 }
 
 impl Step {
-    fn attach(&self, patch: &mut Patch<'_>, anatomy: &Anatomy) -> Result<()> {
+    fn attach(&self, patch: &mut Patch<'_>, anatomy: &Anatomy, types: &Types) -> Result<()> {
         match *self {
-            Self::Branch(weight) => branch(patch, anatomy, weight),
-            Self::Intercept(site) => intercept(patch, anatomy, site),
+            Self::Branch(weight) => branch(patch, anatomy, types, weight),
+            Self::Intercept(site) => intercept(patch, anatomy, types, site),
             Self::Overwrite(i, site) => {
                 let edge = anatomy.site(site)?;
                 let at = places(patch, Name::OverwriteAt(i, site))?;
                 let values = site_input(patch, anatomy, Name::Overwrite(i, site), site)?;
+                let values = cast(patch, &values, DType::F32, types.edge(edge))?;
                 let now = patch.current(edge);
                 let out = patch.op("ScatterND", &[&now, &at, &values], &[])?;
                 patch.shunt(edge, &out)
@@ -280,8 +302,10 @@ impl Step {
                 let edge = anatomy.site(site)?;
                 let at = places(patch, Name::AddAt(i, site))?;
                 let values = site_input(patch, anatomy, Name::Add(i, site), site)?;
-                let now = patch.current(edge);
+                let (now, dtype) = (patch.current(edge), types.edge(edge));
+                let now = cast(patch, &now, dtype, DType::F32)?;
                 let out = patch.add_at(&now, &at, &values)?;
+                let out = cast(patch, &out, DType::F32, dtype)?;
                 patch.shunt(edge, &out)
             }
         }
@@ -289,7 +313,7 @@ impl Step {
 }
 
 /// A call of methods at a site. Positions and the number of the run are inputs that all calls share.
-fn intercept(patch: &mut Patch<'_>, anatomy: &Anatomy, site: Site) -> Result<()> {
+fn intercept(patch: &mut Patch<'_>, anatomy: &Anatomy, types: &Types, site: Site) -> Result<()> {
     let positions = Name::Positions.to_string();
     if !patch.is_input(&positions) {
         patch.input(
@@ -300,7 +324,8 @@ fn intercept(patch: &mut Patch<'_>, anatomy: &Anatomy, site: Site) -> Result<()>
         patch.input(operator::RUN_INPUT, DType::I64, Vec::new())?;
     }
     let edge = anatomy.site(site)?;
-    let now = patch.current(edge);
+    let (now, dtype) = (patch.current(edge), types.edge(edge));
+    let now = cast(patch, &now, dtype, DType::F32)?;
     let place = [(operator::PLACE, Attr::Str(site.to_string()))];
     let inputs = [&now, &positions, operator::RUN_INPUT];
     let out = patch.op_of(operator::DOMAIN, operator::INTERCEPT, &inputs, &place)?;
@@ -309,6 +334,7 @@ fn intercept(patch: &mut Patch<'_>, anatomy: &Anatomy, site: Site) -> Result<()>
         dims.extend(site_width(anatomy, site).into_iter().map(Dim::Known));
         patch.state(Port::new(&out, DType::F32, dims));
     }
+    let out = cast(patch, &out, DType::F32, dtype)?;
     patch.shunt(edge, &out)
 }
 
@@ -351,8 +377,9 @@ impl Factors {
     }
 }
 
-/// `y + ((x · left) ⊙ gate) · right`; for a table, `x · left` is the rows of `left` that are looked up.
-fn branch(patch: &mut Patch<'_>, anatomy: &Anatomy, weight: WeightRef) -> Result<()> {
+/// `y + ((x · left) ⊙ gate) · right`, in float32 and rounded once where `y` is narrower; for a table, `x · left` is the
+/// rows of `left` that are looked up.
+fn branch(patch: &mut Patch<'_>, anatomy: &Anatomy, types: &Types, weight: WeightRef) -> Result<()> {
     let place = anatomy.weight(weight)?.clone();
     let Some(output) = &place.output else { return Ok(()) };
     let factors = Factors::of(patch, weight)?;
@@ -367,12 +394,15 @@ fn branch(patch: &mut Patch<'_>, anatomy: &Anatomy, weight: WeightRef) -> Result
                 let flat = patch.i64(&[3], &[0, 0, -1]);
                 input = patch.op("Reshape", &[&input, &flat], &[])?;
             }
+            let input = cast(patch, &input, types.edge(edge), DType::F32)?;
             patch.op("MatMul", &[&input, &factors.left], &[])?
         }
     };
     let gated = patch.op("Mul", &[&mixed, &factors.gate], &[])?;
     let sum = patch.op("MatMul", &[&gated, &factors.right], &[])?;
-    let now = patch.current(output);
+    let (now, dtype) = (patch.current(output), types.edge(output));
+    let now = cast(patch, &now, dtype, DType::F32)?;
     let out = patch.op("Add", &[&now, &sum], &[])?;
+    let out = cast(patch, &out, DType::F32, dtype)?;
     patch.shunt(output, &out)
 }

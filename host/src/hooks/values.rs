@@ -55,6 +55,7 @@ impl Values {
             match value.dtype() {
                 _ if value.is_empty() => &mut hasher,
                 DType::F32 => hasher.part(value.as_f32()?.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>()),
+                DType::F16 => hasher.part(value.as_f16()?.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>()),
                 _ => hasher.part(value.as_i64()?.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>()),
             };
         }

@@ -3,8 +3,10 @@
 use crate::base::codes;
 
 codes! {
-    Model MODEL_DTYPE "model-dtype" "The model's weights are not float32. Half precision is not run yet; export the \
-        model in float32.";
+    Model MODEL_DTYPE "model-dtype" "A weight of the model has an element type that is not computed with. \
+        Models in float32 and float16 run everywhere, and those that mix the two. bfloat16 runs on CUDA alone, since \
+        ONNX Runtime has no operators for it on a CPU: export such a model in float32 (`model.float()` in PyTorch), which \
+        holds every bfloat16 number exactly.";
     Config ROW_EMPTY "row-empty" "A row of tokens is empty, or there are no rows. A prompt must hold at least one token.";
     Config ROW_TOO_LONG "row-too-long" "A text has more tokens than the model's context. Shorten the prompt, the target \
         or the context prefixes.";
@@ -18,7 +20,8 @@ codes! {
         have, is not read. Export the model with a cache that keeps every position, or without one.";
     Runtime NO_EFFECT "edit-no-effect" "The changes were applied, but the model's probe logits are the same to the bit: \
         the edit did not reach the running model. It was taken back. A change so small that it is lost in rounding, \
-        or a delta of zeros, is the usual cause.";
+        or a delta of zeros, is the usual cause. At an export: the weights are kept in fewer bits than float32, and \
+        rounding to them leaves nothing of any delta, so the exported model would be the unedited one.";
     Runtime ROLLBACK_DIFFERS "rollback-differs" "After a rollback the sum of the active patches does not have the hash \
         that the journal recorded for it. The model is not what it was: open it anew. Please report this.";
     Plugin REFERENCE_SHAPE "kl-reference-shape" "The recorded distribution of a divergence term does not have one \
@@ -38,6 +41,17 @@ codes! {
         with respect to leads through a site at which a method is called. What the method does there has no \
         derivative that engraft knows. Roll back the patch that intercepts, take the gradient at a later site, or \
         make the change a splice.";
+    Plugin MODULE_UNKNOWN "module-unknown" "A method named a network of its own that it has not opened on this model. \
+        This is a defect of the plugin: a network is opened before it is used, for each model anew.";
+    Plugin MODULE_WEIGHT "module-weight" "A method named a weight that its network does not have, gave it values of \
+        another shape or type than it has, or gave the bytes of a graph whose weights lie in other files. Nothing was \
+        changed. This is a defect of the plugin.";
+    Plugin MODULE_OUTPUT "module-output" "A method asked its network for an output that it does not have, or for a \
+        gradient from one that has no known axes or is not of floats. This is a defect of the plugin or its network.";
+    Plugin MODULE_VARIABLE "module-variable" "A gradient of a method's network was asked for with respect to something \
+        that is no input of floats which is fed, or no weight of floats. This is a defect of the plugin.";
+    Plugin MODULE_CALL "module-call" "A method asked for something of its network that this host does not know: the \
+        plugin was built for a newer one.";
     Model EXPORT_INTERCEPT "export-intercept" "An active patch has a method called in the middle of forward passes, \
         which a plain ONNX model cannot hold. Nothing was written. Roll the patch back before the export.";
     Model EXPORT_TARGET "export-target" "A model cannot be exported to the place asked for: it is the base model's own \

@@ -81,7 +81,7 @@ impl Programs {
 type Slot<V> = Arc<OnceLock<Arc<V>>>;
 
 /// What was built, by key, with the time of its last use.
-struct Shelf<K, V> {
+pub(super) struct Shelf<K, V> {
     room: usize,
     slots: Mutex<Slots<K, V>>,
     building: Mutex<()>,
@@ -94,13 +94,13 @@ struct Slots<K, V> {
 }
 
 impl<K, V> Shelf<K, V> {
-    fn of(room: usize) -> Self {
+    pub(super) fn of(room: usize) -> Self {
         Self { room, slots: Mutex::new(Slots { clock: 0, by_key: HashMap::new() }), building: Mutex::new(()) }
     }
 }
 
 impl<K: Clone + Eq + StdHash, V> Shelf<K, V> {
-    fn get(&self, key: &K, build: impl FnOnce() -> Result<V>) -> Result<Arc<V>> {
+    pub(super) fn get(&self, key: &K, build: impl FnOnce() -> Result<V>) -> Result<Arc<V>> {
         let slot = {
             let mut guard = self.slots.lock().unwrap_or_else(|e| e.into_inner());
             let Slots { clock, by_key: slots } = &mut *guard;

@@ -89,7 +89,8 @@ impl Model {
     ///
     /// Every change is checked, the journal is written, the sum of patches is swapped in one step, and probe logits
     /// are compared: an edit that does not reach the running model is taken back and is an error. A proposal without
-    /// changes is a patch without effect.
+    /// changes is a patch without effect. What weights in fewer bits than float32 would lose of it in an export is
+    /// noted in the journal: [`Model::rounding`].
     ///
     /// # Errors
     /// As [`Model::validate`]; `patch-applied`; `edit-no-effect`; `intercept-method`; what the journal or the runtime meets.
@@ -111,6 +112,7 @@ impl Model {
         }
         self.validate(&patch.changes, Limits::default())?;
         self.check_attached(&patch)?;
+        let rounding = self.rounding_of(&patch.changes)?;
         let patch = Arc::new(patch);
         let mut journal = self.journal.lock().unwrap_or_else(|e| e.into_inner());
         let mut patches = journal.active().to_vec();
@@ -118,7 +120,7 @@ impl Model {
         let next = self.sum(patches)?;
         let before = if patch.changes.is_empty() { None } else { Some(self.probe(&patch)?) };
         let previous = self.state();
-        let id = journal.commit(patch.clone(), next.hash)?;
+        let id = journal.commit(patch.clone(), next.hash, rounding)?;
         self.set_state(next);
         if let Some(before) = before {
             let mut undo = |error: Error| -> Result<PatchId> {

@@ -4,8 +4,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::open::Model;
 use crate::anatomy::Anatomy;
-use crate::graph::Graph;
-use crate::runtime::{Event, memory};
+use crate::graph::{DType, Graph};
+use crate::runtime::{Device, Event, memory};
 
 /// Models with up to this many bytes of weights keep a packed copy of them for the passes that answer requests: some
 /// speed for as much memory again. Larger ones run from the mapped files alone.
@@ -28,6 +28,8 @@ pub(super) enum Packing {
 /// The sizes that memory depends on.
 pub(super) struct Footprint {
     weights: u64,
+    /// Bytes that every program adds to them.
+    widened: u64,
     /// Bytes of activations for one token.
     token: u64,
     heads: u64,
@@ -36,10 +38,13 @@ pub(super) struct Footprint {
 }
 
 impl Footprint {
-    pub(super) fn of(graph: &Graph, anatomy: &Anatomy) -> Self {
+    pub(super) fn of(graph: &Graph, anatomy: &Anatomy, device: Device) -> Self {
         let weights = graph.initializers().filter_map(|i| i.byte_len().ok()).sum();
+        // On a CPU the runtime computes products in float32, and holds the factors in float32.
+        let narrow = graph.initializers().filter(|i| device == Device::Cpu && i.dtype() == DType::F16);
+        let widened = 2 * narrow.filter_map(|i| i.byte_len().ok()).sum::<u64>();
         let token = 4 * (8 * anatomy.d_model + 3 * anatomy.d_mlp) as u64;
-        Self { weights, token, heads: anatomy.heads as u64, told: AtomicU64::new(0) }
+        Self { weights, widened, token, heads: anatomy.heads as u64, told: AtomicU64::new(0) }
     }
 
     pub(super) fn packing(&self) -> Packing {
@@ -62,11 +67,12 @@ impl Footprint {
 
 impl Model {
     /// What a pass over rows of tokens needs in memory, in bytes, estimated: the weights, a packed copy where one is
-    /// kept, and the activations of one block with its attention weights. Logits and taps that are asked for at every
-    /// position come on top.
+    /// kept, on a CPU a float32 copy of those in float16, and the activations of one block with its attention weights.
+    /// Logits and taps that are asked for at every position come on top.
     pub fn memory_needed(&self, rows: usize, longest: usize) -> u64 {
         let footprint = &self.footprint;
         let weights = if footprint.packing() == Packing::Never { footprint.weights } else { 2 * footprint.weights };
+        let weights = weights.saturating_add(footprint.widened);
         weights.saturating_add(footprint.pass(rows, longest))
     }
 

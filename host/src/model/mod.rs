@@ -7,7 +7,9 @@
 //! request in flight keeps the sum it began with.
 //!
 //! One file a verb: `open`, `run`, `gradient`, `generate`, `score`, `edit` (validate, commit, roll back), `export`,
-//! `moments`; `intercept` has methods called in the middle of a pass; `compile` keeps the programs, `batch` pads rows, `feed` turns the sum of patches into inputs,
+//! `moments`, `narrow` (what rounding takes from deltas); `intercept` has methods called in the middle of a pass, `module` runs
+//! networks of methods;
+//! `compile` keeps the programs, `batch` pads rows, `feed` turns the sum of patches into inputs,
 //! `footprint` estimates memory.
 
 mod batch;
@@ -20,13 +22,17 @@ mod footprint;
 mod generate;
 mod gradient;
 mod intercept;
+mod module;
 mod moments;
+mod narrow;
 mod open;
 mod run;
 mod score;
 
 #[cfg(test)]
 mod arranged;
+#[cfg(test)]
+mod halves;
 #[cfg(test)]
 mod intercepted;
 #[cfg(test)]

@@ -10,6 +10,7 @@ use super::compile::Programs;
 use super::feed;
 use super::footprint::Footprint;
 use super::intercept::{Attached, Intercepts};
+use super::module::Modules;
 use crate::anatomy::Anatomy;
 use crate::base::{Error, Hash, Hasher, Result, atomic};
 use crate::graph::{DType, Graph, Shapes};
@@ -53,6 +54,7 @@ pub struct Model {
     pub(super) programs: Programs,
     pub(super) journal: Mutex<Journal>,
     pub(super) attached: Attached,
+    pub(super) modules: Modules,
     state: RwLock<Arc<State>>,
 }
 
@@ -95,17 +97,14 @@ impl Model {
         };
         let shapes = Shapes::infer(&graph)?;
         let anatomy = Anatomy::of(&graph, &shapes)?;
-        if let Some((weight, place)) = anatomy.weights.iter().find(|(_, w)| w.dtype != DType::F32) {
-            let text = format!("`{}` is not a float32 model: `{weight}` is {}", path.display(), place.dtype.name());
-            return Err(Error::new(&codes::MODEL_DTYPE, text));
-        }
+        check_types(&path, &anatomy, options.device)?;
         let texts = !options.without_tokenizer && folder.join("tokenizer.json").is_file();
         let tokenizer = if texts { Some(Tokenizer::open(&folder)?) } else { None };
         if let Some(tokenizer) = &tokenizer {
             tokenizer.check_vocab(anatomy.vocab)?;
         }
         let program = ProgramOptions { device: options.device, threads: options.threads, ..ProgramOptions::default() };
-        let footprint = Footprint::of(&graph, &anatomy);
+        let footprint = Footprint::of(&graph, &anatomy, options.device);
         let programs = Programs::new(runtime.clone(), program, footprint.packing());
         let journal = match &options.journal {
             Some(folder) => Journal::open(folder)?,
@@ -135,6 +134,7 @@ impl Model {
             })),
             journal: Mutex::new(journal),
             attached: Attached::default(),
+            modules: Modules::default(),
         };
         model.restore()?;
         Ok(model)
@@ -257,6 +257,20 @@ impl Model {
     pub(super) fn set_state(&self, state: State) {
         *self.state.write().unwrap_or_else(|e| e.into_inner()) = Arc::new(state);
     }
+}
+
+/// Refuses weights of a type that is not computed with on the device.
+fn check_types(path: &Path, anatomy: &Anatomy, device: Device) -> Result<()> {
+    let runs = |dtype| matches!(dtype, DType::F32 | DType::F16) || dtype == DType::BF16 && device != Device::Cpu;
+    let Some((weight, place)) = anatomy.weights.iter().find(|(_, w)| !runs(w.dtype)) else { return Ok(()) };
+    let found = format!("`{weight}` of `{}` is {}", path.display(), place.dtype.name());
+    Err(match place.dtype {
+        DType::BF16 => Error::new(&codes::MODEL_DTYPE, format!("bfloat16 is not run on a CPU, and {found}")).help(
+            "export the model in float32 (in PyTorch: `model.float()` before the export), or run it with `--device cuda`",
+        ),
+        _ => Error::new(&codes::MODEL_DTYPE, format!("{found}: expected float32 or float16"))
+            .help("export the model in float32 or float16"),
+    })
 }
 
 /// The folder that a model's tokenizer lies in, else the file's own. Exporters put `onnx/model.onnx` below it.

@@ -53,7 +53,10 @@ impl Program {
     /// # Errors
     /// `program-invalid` if the runtime refuses the graph or its data, `device-missing` if the device cannot be had.
     pub fn compile(runtime: &Runtime, model: &[u8], folder: &Path, options: &ProgramOptions) -> Result<Self> {
-        let invalid = |e: ort::Error| Error::new(&codes::PROGRAM_INVALID, "ONNX Runtime refused the graph").because(e);
+        let invalid = |e: ort::Error| match exhausted(&e) {
+            true => Error::new(&codes::PROGRAM_MEMORY, "there is not enough memory to load the graph").because(e),
+            false => Error::new(&codes::PROGRAM_INVALID, "ONNX Runtime refused the graph").because(e),
+        };
         if model.is_empty() {
             return Err(Error::new(
                 &codes::PROGRAM_INVALID,
@@ -135,6 +138,9 @@ impl Program {
         port::check(&self.inputs, &self.outputs, feeds, fetch)?;
         let failed = |e: ort::Error| match cancel.map(Cancel::check) {
             Some(Err(interrupted)) => interrupted,
+            _ if exhausted(&e) => {
+                Error::new(&codes::PROGRAM_MEMORY, "there is not enough memory to run the graph").because(e)
+            }
             _ => Error::new(&codes::PROGRAM_RUN, "ONNX Runtime failed while the graph was running").because(e),
         };
         let selector = fetch.iter().fold(OutputSelector::no_default(), |selector, name| selector.with(*name));
@@ -165,6 +171,12 @@ impl fmt::Debug for Program {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Program").field("inputs", &self.inputs).field("outputs", &self.outputs).finish()
     }
+}
+
+/// True if the runtime ran out of memory: it has no code of its own for that.
+fn exhausted(error: &ort::Error) -> bool {
+    let words = error.to_string();
+    ["bad_alloc", "Failed to allocate memory", "out of memory"].iter().any(|w| words.contains(w))
 }
 
 fn configure(runtime: &Runtime, folder: &Path, options: &ProgramOptions) -> Result<SessionBuilder> {

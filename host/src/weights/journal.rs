@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::codes;
 use super::patch::{Patch, PatchId};
+use super::rounding::Rounding;
 use crate::base::{Error, Hash, Result, atomic};
 
 /// What was done with a patch.
@@ -25,7 +26,7 @@ pub enum Action {
 }
 
 /// A line of the journal.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Entry {
     /// Counts from 1.
@@ -38,6 +39,9 @@ pub struct Entry {
     pub base: Hash,
     /// The hash of the sum of the patches that are active after it.
     pub state: Hash,
+    /// Of a commit: what rounding takes from its deltas, for weights that are kept in fewer bits than float32.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rounding: Vec<Rounding>,
 }
 
 /// The record of what happened to one model.
@@ -116,11 +120,11 @@ impl Journal {
         self.active.iter().find(|(i, _)| i == id).map(|(_, p)| p)
     }
 
-    /// Records a commit. `state` is the hash of the sum with it.
+    /// Records a commit. `state` is the hash of the sum with it, `rounding` what narrow weights lose of its deltas.
     ///
     /// # Errors
     /// `patch-applied`, or `file-write`/`disk-full`; nothing is recorded then.
-    pub fn commit(&mut self, patch: Arc<Patch>, state: Hash) -> Result<PatchId> {
+    pub fn commit(&mut self, patch: Arc<Patch>, state: Hash, rounding: Vec<Rounding>) -> Result<PatchId> {
         let id = patch.id();
         if self.get(&id).is_some() {
             return Err(Error::new(&codes::PATCH_APPLIED, format!("the patch {id} is active already")));
@@ -128,7 +132,7 @@ impl Journal {
         if let Some((folder, _)) = &self.folder {
             patch.save(&patch_path(folder, &id))?;
         }
-        self.append(Action::Commit, &id, patch.base, state)?;
+        self.append(Action::Commit, &id, patch.base, state, rounding)?;
         self.active.push((id.clone(), patch));
         Ok(id)
     }
@@ -143,13 +147,21 @@ impl Journal {
                 .help("`patches` lists the active ones")
         })?;
         let base = self.active[position].1.base;
-        self.append(Action::Rollback, id, base, state)?;
+        self.append(Action::Rollback, id, base, state, Vec::new())?;
         self.active.remove(position);
         Ok(())
     }
 
-    fn append(&mut self, action: Action, patch: &PatchId, base: Hash, state: Hash) -> Result<()> {
-        let entry = Entry { number: self.entries.len() as u64 + 1, action, patch: patch.clone(), base, state };
+    fn append(
+        &mut self,
+        action: Action,
+        patch: &PatchId,
+        base: Hash,
+        state: Hash,
+        rounding: Vec<Rounding>,
+    ) -> Result<()> {
+        let number = self.entries.len() as u64 + 1;
+        let entry = Entry { number, action, patch: patch.clone(), base, state, rounding };
         if let Some((folder, file)) = &mut self.folder {
             let mut line = serde_json::to_vec(&entry).unwrap_or_default();
             line.push(b'\n');
@@ -191,11 +203,11 @@ mod tests {
         let (a, b);
         {
             let mut journal = Journal::open(folder.path()).unwrap();
-            a = journal.commit(patch("a"), state).unwrap();
-            b = journal.commit(patch("b"), state).unwrap();
+            a = journal.commit(patch("a"), state, Vec::new()).unwrap();
+            b = journal.commit(patch("b"), state, Vec::new()).unwrap();
             journal.rollback(&a, state).unwrap();
             assert_eq!(journal.rollback(&a, state).unwrap_err().code().id, "patch-unknown");
-            assert_eq!(journal.commit(patch("b"), state).unwrap_err().code().id, "patch-applied");
+            assert_eq!(journal.commit(patch("b"), state, Vec::new()).unwrap_err().code().id, "patch-applied");
         }
         let path = folder.path().join(FILE);
         let mut text = std::fs::read_to_string(&path).unwrap();

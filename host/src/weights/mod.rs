@@ -10,8 +10,10 @@ mod journal;
 mod overlay;
 mod patch;
 mod patchfile;
+mod rounding;
 
 pub use check::{Checked, check_delta};
 pub use journal::{Action, Entry, Journal};
 pub use overlay::{Factors, Overlay};
 pub use patch::{Patch, PatchId};
+pub use rounding::Rounding;

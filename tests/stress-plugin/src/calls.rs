@@ -72,10 +72,11 @@ pub fn route(fault: &str, access: &dyn ModelAccess, query: &RouteQuery<'_>) -> R
 }
 
 /// Adds 1 at the prompt's last token, in rows that see a patch.
-pub fn intercept(fault: &str, call: &InterceptCall<'_>) -> Result<Option<Tensor>, MethodError> {
+pub fn intercept(fault: &str, milliseconds: u64, call: &InterceptCall<'_>) -> Result<Option<Tensor>, MethodError> {
     match fault {
         "panic-intercept" => panic!("stress was told to panic"),
         "error-intercept" => return Err(failed()),
+        "block-intercept" => std::thread::sleep(std::time::Duration::from_millis(milliseconds)),
         "wrong-intercept" => return Ok(Some(Tensor::zeros([1]))),
         _ => {}
     }

@@ -12,7 +12,7 @@ use engraft_plugin_api::{
 };
 
 /// What can go wrong inside a method that was built as it should be.
-const FAULTS: [&str; 27] = [
+const FAULTS: [&str; 28] = [
     "none",
     "panic-create",
     "panic-edit",
@@ -40,6 +40,7 @@ const FAULTS: [&str; 27] = [
     "nan-intercept",
     "wrong-intercept",
     "trespassing-intercept",
+    "block-intercept",
 ];
 
 /// The weight that the method changes.
@@ -105,7 +106,7 @@ impl EditMethod for Stress {
     }
 
     fn intercept(&self, call: &InterceptCall<'_>) -> Result<Option<Tensor>, MethodError> {
-        calls::intercept(&self.fault, call)
+        calls::intercept(&self.fault, self.milliseconds, call)
     }
 }
 
@@ -135,7 +136,7 @@ impl Plugin for Stress {
                     "milliseconds",
                     ParamKind::Integer { min: 0, max: 600_000 },
                     ParamValue::Integer(60_000),
-                    "how long `hang` is deaf",
+                    "how long `hang` and `block-intercept` are deaf",
                 ),
                 ParamSpec::new(
                     "extends",

@@ -28,7 +28,8 @@ pub struct Window<'a> {
     pub at: &'a str,
     /// Zero and the first position of each row's window, `[batch, 2]`.
     pub starts: &'a str,
-    /// What is put in: for an edge of the base graph, the places `[n, 2]` and the values that are added there.
+    /// What is put in: for an edge of the base graph, the places `[n, 2]` and the values that are added there, float32
+    /// whatever the edge is.
     pub adds: &'a BTreeMap<String, Vec<(String, String)>>,
     /// The edges `[batch, pos, head, d_head]` that attention reads at every position.
     pub whole: &'a HashSet<String>,
@@ -110,7 +111,7 @@ impl Copy<'_, '_, '_> {
     fn put(&mut self, edge: &str, made: Made) -> Result<()> {
         let mut made = made;
         for (places, values) in self.operands.spec.adds.get(edge).into_iter().flatten() {
-            made.edge = self.operands.add(&made, places, values)?;
+            made.edge = self.operands.add(edge, &made, places, values)?;
         }
         if self.operands.spec.whole.contains(edge) {
             made = self.operands.widen(edge, &made)?;

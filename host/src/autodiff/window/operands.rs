@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use super::axes::{Holds, Sequence};
 use super::{Extent, Made, Window, dims, translated, unfit};
 use crate::base::Result;
-use crate::graph::{Attr, Dim, Patch, Shapes};
+use crate::graph::{Attr, DType, Dim, Patch, Shapes};
 
 /// Makes operands, each once.
 pub(super) struct Operands<'p, 'g, 's> {
@@ -77,8 +77,9 @@ impl<'p, 'g, 's> Operands<'p, 'g, 's> {
         Ok(Made { edge, extent: Extent::Window(flags) })
     }
 
-    /// `made` with values added at places `[n, 2]` of its window.
-    pub(super) fn add(&mut self, made: &Made, places: &str, values: &str) -> Result<String> {
+    /// `made`, which stands for `edge`, with values added at places `[n, 2]` of its window: in float32, rounded once
+    /// where the edge is narrower.
+    pub(super) fn add(&mut self, edge: &str, made: &Made, places: &str, values: &str) -> Result<String> {
         let Extent::Window(flags) = &made.extent else {
             return Err(unfit("something is added behind the last attention".into()));
         };
@@ -86,7 +87,15 @@ impl<'p, 'g, 's> Operands<'p, 'g, 's> {
             return Err(unfit(format!("`{}` is not `[batch, pos, ...]`", made.edge)));
         }
         let at = self.translate(places)?;
-        self.patch.add_at(&made.edge, &at, values)
+        let to = |dtype: DType| [("to", Attr::Int(i64::from(dtype.0)))];
+        match self.shapes.dtype(edge) {
+            Some(dtype) if dtype != DType::F32 => {
+                let wide = self.patch.op("Cast", &[&made.edge], &to(DType::F32))?;
+                let sum = self.patch.add_at(&wide, &at, values)?;
+                self.patch.op("Cast", &[&sum], &to(dtype))
+            }
+            _ => self.patch.add_at(&made.edge, &at, values),
+        }
     }
 
     /// What the whole pass has at an edge, with the window's values in their places.

@@ -36,16 +36,33 @@ pub(super) struct Nudge {
     pub(super) holds: bool,
 }
 
-/// Two numbers agree if they differ by at most this share, besides rounding.
-const TOLERANCE: f64 = 2e-2;
+/// How fine the numbers are that are compared.
+#[derive(Clone, Copy, Debug)]
+struct Grain {
+    /// Two numbers agree if they differ by at most this share, besides rounding.
+    tolerance: f64,
+    /// The rounding of a loss, as a part of the loss.
+    rounding: f64,
+}
+
+impl Grain {
+    const FLOAT32: Self = Self { tolerance: 2e-2, rounding: 1e-6 };
+
+    fn of(model: &Model) -> Self {
+        match model.roundoff() {
+            f32::EPSILON => Self::FLOAT32,
+            // A loss is the difference of logits, which are rounded in their own size, and so is all before them.
+            coarse => Self { tolerance: 1e-1, rounding: f64::from(coarse) / 2.0 },
+        }
+    }
+}
+
 /// How many values are nudged together.
 const VALUES: usize = 8;
 /// How many values are looked at to find some that matter.
 const CANDIDATES: usize = 96;
 /// The steps, as parts of the root mean square of the nudged tensor. None suits both rounding and curvature.
 const STEPS: [f64; 6] = [1.0, 0.3, 3.0, 0.1, 10.0, 0.03];
-/// The rounding of a loss in single precision, as a part of the loss.
-const ROUNDING: f64 = 1e-6;
 
 /// What is nudged: the values, by row and column of a matrix `[places, width]` or `[in, out]`.
 struct Sample {
@@ -88,6 +105,7 @@ struct Probe<'m> {
     model: &'m Model,
     rows: Vec<Vec<u32>>,
     targets: Vec<u32>,
+    grain: Grain,
     cancel: &'m Cancel,
 }
 
@@ -97,7 +115,7 @@ impl<'m> Probe<'m> {
         let longest = anatomy.context.unwrap_or(8).clamp(1, 8);
         let mut tokens = |n: usize| (0..n).map(|_| rng.random_range(0..anatomy.vocab as u32)).collect::<Vec<u32>>();
         let rows = vec![tokens(longest), tokens(longest.div_ceil(2))];
-        Self { model, targets: tokens(rows.len()), rows, cancel }
+        Self { model, targets: tokens(rows.len()), rows, grain: Grain::of(model), cancel }
     }
 
     fn last(&self) -> impl Iterator<Item = Place> {
@@ -196,12 +214,12 @@ impl<'m> Probe<'m> {
             let step = part * sample.rms;
             let [up, down] = [step, -step].map(|step| self.loss(samples, at, &direction, step));
             let (up, down) = (up?, down?);
-            steps.push(Step::of(step, up, down, claimed, norm));
-            if steps.last().is_some_and(|s| s.agrees(TOLERANCE / 20.0)) {
+            steps.push(Step::of(step, up, down, claimed, norm, self.grain));
+            if steps.last().is_some_and(|s| s.agrees(self.grain.tolerance / 20.0)) {
                 break;
             }
         }
-        let (step, holds) = judge(steps);
+        let (step, holds) = judge(steps, self.grain);
         let name = match sample.what {
             What::Site(site, _) => site.to_string(),
             What::Weight(weight) => weight.to_string(),
@@ -268,12 +286,12 @@ struct Step {
 }
 
 impl Step {
-    fn of(size: f64, up: f64, down: f64, claimed: f64, norm: f64) -> Self {
+    fn of(size: f64, up: f64, down: f64, claimed: f64, norm: f64, grain: Grain) -> Self {
         let measured = (up - down) / (2.0 * size);
-        let rounding = ROUNDING * up.abs().max(1.0) / size;
+        let rounding = grain.rounding * up.abs().max(1.0) / size;
         let scale = norm.max(measured.abs());
         // A value that is not a number agrees with nothing.
-        let known = scale.is_nan() || claimed.is_nan() || scale > 200.0 * rounding;
+        let known = scale.is_nan() || claimed.is_nan() || scale > 4.0 / grain.tolerance * rounding;
         let difference = (claimed - measured).abs() / scale;
         let difference = if difference.is_nan() { f64::INFINITY } else { difference };
         Self { size, measured, difference: known.then_some(difference) }
@@ -286,11 +304,11 @@ impl Step {
 
 /// The step that speaks for all, and whether the gradient holds. It does if a step agrees with it. It does not if the
 /// steps agree with each other on another number; where they do not even do that, they are too large or too small.
-fn judge(mut steps: Vec<Step>) -> (Option<Step>, bool) {
+fn judge(mut steps: Vec<Step>, grain: Grain) -> (Option<Step>, bool) {
     let known = |s: &&Step| s.difference.is_some();
     let nearest = |a: &&Step, b: &&Step| a.difference.unwrap_or(0.0).total_cmp(&b.difference.unwrap_or(0.0));
     let best = steps.iter().filter(known).min_by(nearest).copied();
-    if best.is_some_and(|s| s.agrees(TOLERANCE)) {
+    if best.is_some_and(|s| s.agrees(grain.tolerance)) {
         return (best, true);
     }
     if let Some(broken) = steps.iter().find(|s| s.difference == Some(f64::INFINITY)) {
@@ -320,8 +338,9 @@ mod tests {
 
     /// Steps over a loss of one variable, judged.
     fn judged(loss: impl Fn(f64) -> f64, claimed: f64) -> (bool, bool) {
-        let steps = STEPS.iter().map(|&h| Step::of(h, loss(h), loss(-h), claimed, claimed.abs())).collect();
-        let (step, holds) = judge(steps);
+        let grain = Grain::FLOAT32;
+        let steps = STEPS.iter().map(|&h| Step::of(h, loss(h), loss(-h), claimed, claimed.abs(), grain)).collect();
+        let (step, holds) = judge(steps, grain);
         (step.unwrap().difference.is_some(), holds)
     }
 

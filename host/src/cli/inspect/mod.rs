@@ -66,8 +66,9 @@ struct Found {
     shared_norms: BTreeSet<usize>,
 }
 
-/// An identity holds if its error is at most this share of its scale.
+/// An identity holds if its error is at most this share of its scale, or so many times the rounding of a number.
 const TOLERANCE: f32 = 1e-4;
+const ROUNDINGS: f32 = 10.0;
 
 impl Inspect {
     pub(super) fn run(&self) -> Result<()> {
@@ -112,7 +113,9 @@ impl Inspect {
         let cancel = cancel_on_interrupt();
         let model = open(&self.model, self.device, false)?;
         let rows = check(&model, &cancel)?;
-        let worst = rows.iter().max_by(|a, b| share(a).total_cmp(&share(b))).filter(|w| share(w) > TOLERANCE);
+        let worst = rows.iter().max_by(|a, b| share(a).total_cmp(&share(b)));
+        let tolerance = TOLERANCE.max(ROUNDINGS * model.roundoff());
+        let worst = worst.filter(|w| share(w) > tolerance);
         let worst = worst.map(|worst| {
             let at = worst.layer.map_or(String::new(), |l| format!(" of block {l}"));
             let text = format!("`{}`{at} is off by {} of {}", worst.identity, worst.error, worst.scale);

@@ -8,7 +8,7 @@ use engraft_plugin_api::{Site, WeightRef};
 use crate::autodiff::{self, Seed};
 use crate::base::{Error, Result};
 use crate::graph::{DType, Graph, Patch, Shapes, Slice, downstream, upstream};
-use crate::hooks::{Branch, Name, Rig, Rigged};
+use crate::hooks::{Branch, Name, Rig, Rigged, cast};
 use crate::model::codes;
 use crate::model::open::Model;
 use crate::runtime::{Program, operator};
@@ -80,7 +80,7 @@ impl Model {
         let mut patch = Patch::new(&rigged.graph);
         patch.drop_outputs();
         let mut built = Vec::new();
-        let seeds = self.loss(plan, &rigged, &mut patch, &mut built)?;
+        let seeds = self.loss(plan, &rigged, &shapes, &mut patch, &mut built)?;
         let mut wrt: Vec<String> = Vec::new();
         for variable in &plan.variables {
             match *variable {
@@ -97,14 +97,20 @@ impl Model {
         }
         let names: Vec<&str> = wrt.iter().map(String::as_str).collect();
         called_between(&rigged.graph, &names, &seeds)?;
-        let mut found = autodiff::gradients(&mut patch, &shapes, &seeds, &names)?.into_iter();
+        let found = autodiff::gradients(&mut patch, &shapes, &seeds, &names)?;
+        let mut wide = Vec::with_capacity(found.len());
+        for (of, gradient) in names.iter().zip(found) {
+            wide.push(gradient.map(|edge| widened(&mut patch, &shapes, of, &edge)).transpose()?);
+        }
+        let mut found = wide.into_iter();
         let mut gradients = Vec::new();
         for variable in &plan.variables {
             let own = found.next().flatten();
             gradients.push(match *variable {
                 Variable::Pairs(weight) => {
                     let input = self.anatomy().weight(weight)?.input.clone().unwrap_or_default();
-                    vec![Some(self.read(&rigged, input)), own]
+                    let read = self.read(&rigged, input);
+                    vec![Some(widened(&mut patch, &shapes, &read, &read)?), own]
                 }
                 Variable::Branch(_, Branch::LowRank) => vec![own, found.next().flatten()],
                 _ => vec![own],
@@ -172,4 +178,10 @@ impl Model {
         let fed = cuts.into_iter().map(str::to_owned).collect();
         Ok((Some(prefix.graph), fed, step.graph))
     }
+}
+
+/// An edge that has the element type of `of`, in float32.
+pub(super) fn widened(patch: &mut Patch<'_>, shapes: &Shapes, of: &str, edge: &str) -> Result<String> {
+    let from = shapes.dtype(of).filter(|d| d.is_float()).unwrap_or(DType::F32);
+    cast(patch, edge, from, DType::F32)
 }

@@ -2,10 +2,10 @@
 
 use engraft_plugin_api::{GradientRequest, KlDirection, Place, Site, Term};
 
-use super::compile::{CompiledGradient, GradientPlan};
+use super::compile::{CompiledGradient, GradientPlan, widened};
 use crate::autodiff::{self, Seed};
 use crate::base::{Error, Result};
-use crate::graph::{Attr, DType, Dim, Patch};
+use crate::graph::{Attr, DType, Dim, Patch, Shapes};
 use crate::hooks::{Name, Rigged, Values, site_width};
 use crate::model::codes;
 use crate::model::open::Model;
@@ -99,6 +99,7 @@ impl Model {
         &self,
         plan: &GradientPlan,
         rigged: &Rigged,
+        shapes: &Shapes,
         patch: &mut Patch<'_>,
         built: &mut Vec<String>,
     ) -> Result<Vec<Seed>> {
@@ -153,6 +154,7 @@ impl Model {
             let vectors = patch.input(&Name::Seed(i, site).to_string(), DType::F32, dims(widths))?;
             let weights = patch.input(&Name::SeedWeights(i, site).to_string(), DType::F32, dims(ones))?;
             let there = patch.op("GatherND", &[&edge, &at], &[])?;
+            let there = widened(patch, shapes, &edge, &there)?;
             let products = patch.op("Mul", &[&there, &vectors], &[])?;
             let axes = patch.i64(&[axes.len()], &axes);
             built.push(patch.op("ReduceSum", &[&products, &axes], &[("keepdims", Attr::Int(0))])?);

@@ -73,9 +73,10 @@ impl Model {
         let logits = (0..2).flat_map(|pos| (0..2).map(move |row| Place { row, pos })).collect();
         let reply = self.run_base(&RunRequest { rows, logits, ..RunRequest::default() }, None)?;
         let vocab = self.anatomy().vocab;
+        let near = (4.0 * self.roundoff()).max(1e-4);
         let equal = reply.logits.as_f32()?.chunks_exact(2 * vocab).all(|pair| {
             let (a, b) = pair.split_at(vocab);
-            a.iter().zip(b).all(|(a, b)| (a - b).abs() <= 1e-4 * a.abs().max(1.0))
+            a.iter().zip(b).all(|(a, b)| (a - b).abs() <= near * a.abs().max(1.0))
         });
         Ok(*self.causal.get_or_init(|| equal))
     }

@@ -1,0 +1,118 @@
+//! A method that a model calls in the middle of its passes.
+
+use std::collections::BTreeMap;
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+use engraft_plugin_api::{ActivePatch, InterceptCall, InterceptRow, Site, Tensor};
+use ndarray::{Array2, ArrayD};
+
+use super::codes;
+use super::foreign::Method;
+use crate::base::{Error, Result};
+use crate::model::{Interceptor, Model};
+
+/// How long a call in the middle of a pass may take, where nobody says otherwise.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A method as what a model calls. A call that does not return in time fails its request: then the method is left
+/// behind on its thread, with a copy of what it was shown, and is not called again.
+pub struct Interception {
+    method: Arc<Method>,
+    patience: Option<Duration>,
+    hangs: Mutex<bool>,
+    /// The states of the patches of the last call, by the patch.
+    states: Mutex<BTreeMap<String, Arc<[u8]>>>,
+}
+
+impl Interception {
+    /// A method whose calls may take a minute.
+    pub fn new(method: Arc<Method>) -> Self {
+        Self { method, patience: Some(PATIENCE), hangs: Mutex::new(false), states: Mutex::default() }
+    }
+
+    /// As said; `None` waits as long as it takes, and shows the method the model's own memory.
+    #[must_use]
+    pub fn patience(self, patience: Option<Duration>) -> Self {
+        Self { patience, ..self }
+    }
+
+    /// Attaches a method to a model, if it intercepts, for the patches that it makes with its parameters.
+    pub fn attach(method: &Arc<Method>, model: &Model) {
+        if method.library().calls().intercept {
+            let name = &method.library().descriptor().name;
+            model.attach(name, method.params(), Arc::new(Self::new(method.clone())));
+        }
+    }
+
+    /// The states of a call's patches, copied where they are new: one identifier is one patch.
+    fn states(&self, call: &InterceptCall<'_>) -> Vec<(String, Arc<[u8]>)> {
+        let mut known = self.states.lock().unwrap_or_else(|e| e.into_inner());
+        let of = |patch: &ActivePatch<'_>| {
+            let state = known.get(patch.id).filter(|known| known.len() == patch.state.len()).cloned();
+            (patch.id.to_owned(), state.unwrap_or_else(|| patch.state.into()))
+        };
+        let states: Vec<_> = call.patches.iter().map(of).collect();
+        *known = states.iter().cloned().collect();
+        states
+    }
+
+    fn hanging(&self, call: &InterceptCall<'_>, patience: Duration) -> Error {
+        let name = &self.method.library().descriptor().name;
+        let text = format!(
+            "`{name}` did not return from `intercept` at `{}` within {:.1} s; a blocked native call cannot be stopped",
+            call.site,
+            patience.as_secs_f64()
+        );
+        Error::new(&codes::HANGS, text).help("roll its patches back; end the process to be rid of its thread")
+    }
+}
+
+/// What a call lends, as its own.
+struct Owned {
+    site: Site,
+    activation: ArrayD<f32>,
+    positions: Array2<i64>,
+    rows: Vec<InterceptRow>,
+    states: Vec<(String, Arc<[u8]>)>,
+}
+
+impl Interceptor for Interception {
+    fn intercept(&self, call: &InterceptCall<'_>) -> Result<Option<Tensor>> {
+        let Some(patience) = self.patience else { return self.method.intercept(call) };
+        let hangs = || self.hangs.lock().unwrap_or_else(|e| e.into_inner());
+        if *hangs() {
+            return Err(self.hanging(call, patience));
+        }
+        let owned = Owned {
+            site: call.site,
+            activation: call.activation.to_owned(),
+            positions: call.positions.to_owned(),
+            rows: call.rows.clone(),
+            states: self.states(call),
+        };
+        let (method, (sender, answer)) = (self.method.clone(), channel());
+        let worker = thread::Builder::new().name("engraft-intercept".into()).spawn(move || {
+            let Owned { site, activation, positions, rows, states } = owned;
+            let patches = states.iter().map(|(id, state)| ActivePatch { id, state }).collect();
+            let (activation, positions) = (activation.view(), positions.view());
+            let call = InterceptCall { site, activation, positions, rows, patches };
+            // Nobody listens any more to a call that was left behind.
+            drop(sender.send(method.intercept(&call)));
+        });
+        worker.map_err(|e| Error::new(&codes::THREAD, "no thread can be started for `intercept`").because(e))?;
+        match answer.recv_timeout(patience) {
+            Ok(answer) => answer,
+            Err(RecvTimeoutError::Timeout) => {
+                *hangs() = true;
+                Err(self.hanging(call, patience))
+            }
+            Err(RecvTimeoutError::Disconnected) => {
+                let name = &self.method.library().descriptor().name;
+                Err(Error::new(&codes::PANICKED, format!("`{name}` panicked in `intercept` at `{}`", call.site)))
+            }
+        }
+    }
+}
