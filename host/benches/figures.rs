@@ -1,7 +1,7 @@
 //! The figures of BENCHMARKS.md, as ratios within one run.
 //!
 //! `cargo build --release --workspace && cargo bench -p engraft [-- edit | step | forward | memory | generate |
-//! anatomy]`. With
+//! anatomy | intercept]`. With
 //! `ENGRAFT_BENCH_MODEL` naming a GPT-2-small-shaped model (`examples/bench/make_gpt2_small.py` makes one), the larger
 //! figures are measured too; `generate` wants a model with cached keys and values (the same with `--cache`), named by
 //! `ENGRAFT_BENCH_CACHED`; `anatomy` wants one that `examples/bench/make_llama.py` makes, named by `ENGRAFT_BENCH_LLAMA`.
@@ -16,12 +16,12 @@ use engraft::anatomy::Anatomy;
 use engraft::base::Cancel;
 use engraft::data::{self, DataKind};
 use engraft::graph::{Graph, Shapes};
-use engraft::model::{Model, OpenOptions, Proposal};
-use engraft::plugins::{Access, Method, Registry, SearchPath};
+use engraft::model::{Interceptor, Model, OpenOptions, Proposal};
+use engraft::plugins::{Access, Interception, Method, Registry, SearchPath};
 use engraft::runtime::{Program, ProgramOptions, Runtime, RuntimeSettings, Value, memory, silent};
 use engraft_plugin_api::{
-    BlockSite, Change, Delta, EditRequest, GenerateRequest, GradientRequest, Params, Place, Poke, Role, RunRequest,
-    Site, Tap, Target, Tensor, Term, WeightRef, Wrt,
+    BlockSite, Change, Delta, EditRequest, GenerateRequest, GradientRequest, InterceptCall, Params, Place, Poke, Role,
+    RunRequest, Site, Tap, Target, Tensor, Term, WeightRef, Wrt,
 };
 
 type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
@@ -49,7 +49,13 @@ fn main() -> Outcome<()> {
             None => println!("ENGRAFT_BENCH_LLAMA is not set: the Llama-shaped model is left out"),
         }
     }
+    if chosen("intercept") {
+        call(&runtime)?;
+    }
     if let Some(large) = large() {
+        if chosen("intercept") {
+            intercept(&runtime, &large)?;
+        }
         if chosen("step") {
             step(&runtime, &large)?;
         }
@@ -84,12 +90,17 @@ fn seconds(mut what: impl FnMut() -> Outcome<()>) -> Outcome<f64> {
     Ok(began.elapsed().as_secs_f64())
 }
 
-/// ROME as it is shipped: the release build of the plugin, beside this benchmark's profile folder.
+/// ROME as it is shipped.
 fn rome(params: &str) -> Outcome<Method> {
+    plugin("rome", params)
+}
+
+/// A method of the release build of a plugin, beside this benchmark's profile folder.
+fn plugin(name: &str, params: &str) -> Outcome<Method> {
     let mut folder = std::env::current_exe()?;
     folder.pop();
     let search = SearchPath::new([folder.clone(), folder.join("..")]);
-    let library = Registry::new(search).load("rome", Path::new("."), None)?;
+    let library = Registry::new(search).load(name, Path::new("."), None)?;
     Ok(library.create(library.configure(&params.parse()?)?)?)
 }
 
@@ -248,6 +259,86 @@ fn forward(runtime: &Runtime, large: &Path) -> Outcome<()> {
         ratio(2),
         ratio(3)
     );
+    Ok(())
+}
+
+/// Adds to every number of what it is shown, or looks on.
+struct Adding(f32);
+
+impl Interceptor for Adding {
+    fn intercept(&self, call: &InterceptCall<'_>) -> engraft::base::Result<Option<Tensor>> {
+        Ok((self.0 != 0.0).then(|| Tensor::from_array(&call.activation.mapv(|v| v + self.0))))
+    }
+}
+
+/// A model in whose middle block a method is called.
+fn intercepted(runtime: &Runtime, folder: &Path, method: Arc<dyn Interceptor>) -> Outcome<Model> {
+    let model = Model::open(folder, runtime, &OpenOptions::default())?;
+    let params = Params::default();
+    model.attach("bench", &params, method);
+    let sites = vec![Site::Block(model.anatomy().layers / 2, BlockSite::ResidPost)];
+    let (method, version) = ("bench".to_owned(), "1".to_owned());
+    let changes = vec![Change::Intercept { sites, whole_rows: false }];
+    model.commit(Proposal { method, version, params, requests: Vec::new(), changes })?;
+    Ok(model)
+}
+
+/// All logits of four rows of 35 tokens with a method called at one site, against the runtime's defaults.
+fn intercept(runtime: &Runtime, large: &Path) -> Outcome<()> {
+    let program = plain(runtime, large)?;
+    let model = Model::open(large, runtime, &OpenOptions::default())?;
+    let adding = intercepted(runtime, large, Arc::new(Adding(1e-3)))?;
+    let rows = rows(4, 35, model.anatomy().vocab);
+    let feeds = feed(&program, &rows)?;
+    let feeds: Vec<(&str, &Value)> = feeds.iter().map(|(n, v)| (n.as_str(), v)).collect();
+    let fetch: Vec<&str> = program.outputs().iter().map(|p| p.name.as_str()).collect();
+    let logits = (0..4).flat_map(|row| (0..35).map(move |pos| Place { row, pos })).collect();
+    let request = RunRequest { rows, logits, ..RunRequest::default() };
+    let mut times = vec![Vec::new(); 3];
+    for _ in 0..15 {
+        times[0].push(seconds(|| program.run(&feeds, &fetch).map(drop).map_err(Into::into))?);
+        times[1].push(seconds(|| model.run(&request).map(drop).map_err(Into::into))?);
+        times[2].push(seconds(|| adding.run(&request).map(drop).map_err(Into::into))?);
+    }
+    let ratio = |i: usize, to: usize| median(times[i][1..].iter().zip(&times[to][1..]).map(|(a, b)| a / b).collect());
+    println!(
+        "forward pass, 4 x 35, all logits: a method called at one site {:.3}x of the plain session ({:.3} s), {:.3}x of \
+         the model without it",
+        ratio(2, 0),
+        median(times[0].clone()),
+        ratio(2, 1)
+    );
+    Ok(())
+}
+
+/// The price of a call at one site: one row of 16 tokens through atlas with it and without.
+fn call(runtime: &Runtime) -> Outcome<()> {
+    let folder = atlas().join("model");
+    let model = Model::open(&folder, runtime, &OpenOptions::default())?;
+    let library = || -> Outcome<Arc<Method>> { Ok(Arc::new(plugin("stress", "")?)) };
+    let ways: [(&str, Arc<dyn Interceptor>); 4] = [
+        ("that looks on", Arc::new(Adding(0.0))),
+        ("that adds", Arc::new(Adding(1e-3))),
+        ("of a plugin that adds", Arc::new(Interception::new(library()?).patience(None))),
+        ("of a plugin that adds, watched", Arc::new(Interception::new(library()?))),
+    ];
+    let rows = rows(1, 16, model.anatomy().vocab);
+    let request = RunRequest { rows, logits: vec![Place { row: 0, pos: 15 }], ..RunRequest::default() };
+    let pass = |model: &Model| seconds(|| model.run(&request).map(drop).map_err(Into::into));
+    for (what, method) in ways {
+        let called = intercepted(runtime, &folder, method)?;
+        let mut times = [Vec::new(), Vec::new()];
+        for _ in 0..400 {
+            times[0].push(pass(&model)?);
+            times[1].push(pass(&called)?);
+        }
+        let [without, with] = times.map(median);
+        println!(
+            "a call {what}, one row of 16 tokens: {:.0} us more than the pass of {:.0} us without",
+            (with - without) * 1e6,
+            without * 1e6
+        );
+    }
     Ok(())
 }
 

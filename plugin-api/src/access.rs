@@ -370,8 +370,7 @@ pub trait ModelAccess: Send + Sync {
     /// Asks for something of a network of the method's own; [`Module`] asks for its caller.
     ///
     /// # Errors
-    /// `abi-op` if the host does not know the call: **no host of this version answers it yet.** Else what is wrong
-    /// with the network, the feeds or the runtime.
+    /// `abi-op` if the host does not know the call. Else what is wrong with the network, the feeds or the runtime.
     fn module(&self, call: &ModuleCall) -> Result<ModuleReply, MethodError> {
         let _ = call;
         Err(MethodError::unknown_call("module"))

@@ -39,11 +39,6 @@ codes! {
         The request failed, others go on. Look at what the method was asked and at its README.";
     Plugin ROUTE_MIX "route-mix" "A method mixes the model with another network by a share that is not between 0 and 1. The \
         request failed, others go on. This is a fault of the plugin, to be reported to its author.";
-    Plugin INTERCEPT_SHAPE "intercept-shape" "A method gave an activation another shape than it has. The pass failed with \
-        the requests of its rows; the model goes on serving. This is a fault of the plugin, to be reported to its author.";
-    Plugin INTERCEPT_NOT_FINITE "intercept-not-finite" "A method gave an activation a value that is an infinity or a NaN. The \
-        pass failed with the requests of its rows; the model goes on serving. Report it to the plugin's author with the \
-        request.";
     Plugin TRAIN_NONE "train-none" "A method was asked to learn something, but learns nothing beforehand: it needs no \
         artefact. Use it without training; `engraft plugins list` shows which methods train.";
     Plugin ARTEFACT_UNUSED "artefact-unused" "An artefact was given to a method that learns nothing. Leave it out, or check \

@@ -241,6 +241,26 @@ fn positions_go_on_with_the_cache_and_whole_rows_do_without_it() {
 }
 
 #[test]
+fn a_journal_opens_without_the_method_and_requests_wait_for_it() {
+    let (rows, folder) = (some_rows(), tempfile::tempdir().unwrap());
+    let journal = Some(folder.path().join("journal"));
+    let again = || {
+        let options = OpenOptions { journal: journal.clone(), ..OpenOptions::default() };
+        Model::open(&zoo("dynamo-mask"), &runtime::for_tests(), &options).unwrap()
+    };
+    let (wanted, state) = {
+        let model = again();
+        attach(&model, "adding", adding);
+        model.commit(proposal("adding", at(&[SITE, Site::Embed], &[2]))).unwrap();
+        (logits(&model, &rows).unwrap(), model.state_hash())
+    };
+    let model = again();
+    assert_eq!(logits(&model, &rows).unwrap_err().code().id, "intercept-method");
+    attach(&model, "adding", adding);
+    assert_eq!((logits(&model, &rows).unwrap(), model.state_hash()), (wanted, state));
+}
+
+#[test]
 fn requests_at_once_do_not_see_each_others_calls() {
     let model = model("dynamo-mask");
     let calls = Arc::new(AtomicUsize::new(0));

@@ -412,7 +412,7 @@ mod tests {
         assert_eq!(code(run("y", &[])), Err("module-unknown"));
         let source = |bytes| ModuleSource { graph: ModuleGraph::Bytes(bytes), weights: Vec::new() };
         let open = |bytes| ModuleCall::Open { key: "net".into(), source: source(bytes) };
-        assert_eq!(code(open(b"not a graph".to_vec())), Err("graph-not-onnx"));
+        assert_eq!(code(open(b"not a graph".to_vec())), Err("model-not-onnx"));
         code(open(network())).unwrap();
         let output = Graph::parse(&network(), "n.onnx".as_ref()).unwrap().outputs()[0].name.clone();
         assert_eq!(code(run("nothing", &[])), Err("module-output"));

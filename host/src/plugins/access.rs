@@ -1,11 +1,11 @@
-//! A model as methods see it: [`ModelAccess`] over a [`Model`]. Its `module`, `patches` and `statistic` are the trait's
-//! own: they answer that this host does not know the call.
+//! A model as methods see it: [`ModelAccess`] over a [`Model`]. Its `patches` and `statistic` are the trait's own: they
+//! answer that this host does not know the call.
 
 use std::path::PathBuf;
 
 use engraft_plugin_api::{
-    Checkpoint, GenerateRequest, GradientReply, GradientRequest, Level, MethodError, ModelAccess, ModelFacts, RunReply,
-    RunRequest, SecondMoment, Site, Tensor, Tokens, WeightRef,
+    Checkpoint, GenerateRequest, GradientReply, GradientRequest, Level, MethodError, ModelAccess, ModelFacts,
+    ModuleCall, ModuleReply, RunReply, RunRequest, SecondMoment, Site, Tensor, Tokens, WeightRef,
 };
 
 use super::codes;
@@ -102,6 +102,10 @@ impl ModelAccess for Access<'_> {
         let what = format!("second moment of {site}");
         let progress = |done, total| self.listener.progress(done, total, &what);
         Ok(self.model.second_moment(site, corpus, Some(&self.cancel), &progress)?)
+    }
+
+    fn module(&self, call: &ModuleCall) -> Result<ModuleReply, MethodError> {
+        Ok(self.model.module(call, Some(&self.cancel))?)
     }
 
     fn checkpoint(&self, checkpoint: &Checkpoint) -> Result<(), MethodError> {

@@ -14,6 +14,7 @@ use engraft_plugin_api::{
 
 use super::codes;
 use super::load::Library;
+use super::named::Named;
 use crate::base::{self, Error, Result};
 
 /// A method with its parameters set. Its calls may be made from any thread.
@@ -50,7 +51,7 @@ impl Method {
     /// call after a panic.
     pub fn edit(&self, access: &dyn ModelAccess, requests: &[EditRequest]) -> Result<Vec<Change>> {
         self.fits(access)?;
-        self.ask("edit", || self.foreign.edit(access, requests))
+        self.ask("edit", || self.foreign.edit(&self.named(access), requests))
     }
 
     /// Has the method learn from data, and checks what the result is bound to.
@@ -59,7 +60,7 @@ impl Method {
     /// As [`edit`](Self::edit); `plugin-call` if the method learns nothing, `artefact-unbound`.
     pub fn train(&self, access: &dyn ModelAccess, data: &TrainData) -> Result<Artefact> {
         self.announced("train", self.library.calls().train)?;
-        let artefact = self.ask("train", || self.foreign.train(access, data))?;
+        let artefact = self.ask("train", || self.foreign.train(&self.named(access), data))?;
         let (base, name) = (access.facts().hash, &self.library.descriptor().name);
         if (&artefact.base, &artefact.data) != (&base, &data.hash) {
             let text = format!(
@@ -79,7 +80,7 @@ impl Method {
         self.announced("route", self.library.calls().route)?;
         self.fits(access)?;
         self.ask("route", || {
-            let route = self.foreign.route(access, query)?;
+            let route = self.foreign.route(&self.named(access), query)?;
             route.check(query).map(|()| route)
         })
     }
@@ -95,6 +96,10 @@ impl Method {
             let values = self.foreign.intercept(call)?;
             values.iter().try_for_each(|values| call.check(values)).map(|()| values)
         })
+    }
+
+    fn named<'a>(&'a self, access: &'a dyn ModelAccess) -> Named<'a> {
+        Named { plugin: &self.library.descriptor().name, access }
     }
 
     fn announced(&self, call: &str, announced: bool) -> Result<()> {

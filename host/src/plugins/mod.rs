@@ -14,6 +14,7 @@ mod elf;
 mod foreign;
 mod interception;
 mod load;
+mod named;
 pub mod params;
 mod registry;
 mod watchdog;
