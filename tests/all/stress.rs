@@ -170,9 +170,11 @@ fn a_plugin_that_fails_in_the_middle_of_a_pass_fails_that_request_alone() {
     let id = model.commit(proposal()).unwrap();
     let seen = logits().unwrap();
 
-    // It adds 1 at the last token of the prompt.
+    // It adds 1 to the first number at the last token of the prompt.
     let (site, places) = (Site::Block(0, BlockSite::ResidPost), vec![Place { row: 0, pos: row.len() - 1 }]);
-    let values = Tensor::f32([1, model.anatomy().d_model], vec![1.0; model.anatomy().d_model]).unwrap();
+    let mut one = vec![0.0; model.anatomy().d_model];
+    one[0] = 1.0;
+    let values = Tensor::f32([1, one.len()], one).unwrap();
     let adds = vec![Poke { site, places: places.clone(), values }];
     model.rollback(&id).unwrap();
     let poked = RunRequest { rows: vec![row.clone()], logits: places, adds, ..RunRequest::default() };

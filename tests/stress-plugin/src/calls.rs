@@ -71,7 +71,7 @@ pub fn route(fault: &str, access: &dyn ModelAccess, query: &RouteQuery<'_>) -> R
     Ok(Route::Changes((0..query.patches.len()).filter(|&i| named(query.patches[i].state)).collect()))
 }
 
-/// Adds 1 at the prompt's last token, in rows that see a patch.
+/// Adds 1 to the first number at the prompt's last token, in rows that see a patch.
 pub fn intercept(fault: &str, milliseconds: u64, call: &InterceptCall<'_>) -> Result<Option<Tensor>, MethodError> {
     match fault {
         "panic-intercept" => panic!("stress was told to panic"),
@@ -85,7 +85,10 @@ pub fn intercept(fault: &str, milliseconds: u64, call: &InterceptCall<'_>) -> Re
         let seen = fault == "trespassing-intercept" || !context.patches.is_empty();
         if let Some(column) = call.column(row, context.prompt_end).filter(|_| seen) {
             values.outer_iter_mut().nth(row).into_iter().for_each(|mut row| {
-                row.outer_iter_mut().nth(column).into_iter().for_each(|mut at| at += 1.0);
+                row.outer_iter_mut()
+                    .nth(column)
+                    .into_iter()
+                    .for_each(|mut at| at.iter_mut().take(1).for_each(|v| *v += 1.0));
             });
         }
     }
