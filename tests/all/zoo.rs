@@ -220,7 +220,8 @@ impl Case {
         let rows =
             vec![vec![5, 9, 11, 2, 3, 60, 71, 8, 12], vec![1, 2, 7, 7, 90], vec![4, 4, 31, 17, 100, 3, 2, 14, 1]];
         let place = |row, pos| Place { row, pos };
-        let sites = [(0, BlockSite::MlpProj), (1, BlockSite::V), (1, BlockSite::ResidPost), (2, BlockSite::Z)];
+        let sites =
+            [(0, BlockSite::MlpProj), (1, BlockSite::AttnProj), (1, BlockSite::ResidPost), (2, BlockSite::MlpOut)];
         let sites = sites.map(|(layer, site)| Site::Block(layer, site));
         let add = |&site: &Site| {
             let width: usize = self.records.shape(&site.to_string())[2..].iter().product();
