@@ -83,6 +83,7 @@ fn every_family_is_in_one_part() {
     assert_eq!(parts, families.iter().collect::<Vec<_>>());
 }
 
+#[cfg(test)]
 fn check_part(part: usize) {
     let (mut table, mut wrong) = (String::new(), 0);
     for row in rows().iter().filter(|row| PARTS[part].contains(&row.family.as_str())) {
@@ -208,7 +209,7 @@ impl Case {
                 self.expect(far <= CLOSE_GRADIENT || rounding, || format!("grad:{name}: {far}"));
             }
         }
-        self.expect(names[0].len() >= 1 + 3 * 10, || format!("gradients at {} sites", names[0].len()));
+        self.expect(names[0].len() > 3 * 10, || format!("gradients at {} sites", names[0].len()));
         self.expect(names[1].len() >= 3 + 3 * 6, || format!("gradients of {} weights", names[1].len()));
         let found = all(&names.concat());
         self.all_found(&found, |name| name.strip_prefix("grad:"));
