@@ -43,6 +43,7 @@ fn anatomies_of_other_families_hold_in_numbers() {
 }
 
 /// Every identity holds, of so many at least, and every sampled gradient is its difference.
+#[cfg(test)]
 fn holds(name: &str, found: &Value, least: usize) {
     let identities = found["identities"].as_array().unwrap();
     assert!(identities.len() >= least, "{name}: {}", identities.len());

@@ -73,6 +73,7 @@ fn taps_and_gradients_of_other_families_are_those_that_pytorch_recorded() {
 }
 
 /// Checks everything that a model gives and that was recorded; returns how many taps and gradients that is.
+#[cfg(test)]
 fn recorded(family: &str, model: &str) -> (usize, usize) {
     let folder = tempfile::tempdir().unwrap();
     let (recorded, rows) = records(folder.path(), family);

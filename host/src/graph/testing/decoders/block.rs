@@ -174,7 +174,7 @@ impl Maker<'_> {
     }
 
     /// A matrix into the MLP.
-    fn into_mlp(&mut self, layer: usize, x: &str, roles: [Role; 2]) -> String {
+    fn entering(&mut self, layer: usize, x: &str, roles: [Role; 2]) -> String {
         let (y, stored) = self.linear(x, D, MLP);
         self.note(layer, roles, &stored, None);
         y
@@ -183,10 +183,10 @@ impl Maker<'_> {
     fn mlp(&mut self, layer: usize, x: &str) -> String {
         let (gate, into) = ([Role::MlpGate, Role::MlpGateBias], [Role::MlpIn, Role::MlpInBias]);
         let (pre, linear) = match self.style.gate {
-            Gate::None => (self.into_mlp(layer, x, into), None),
+            Gate::None => (self.entering(layer, x, into), None),
             Gate::Apart => {
-                let linear = self.into_mlp(layer, x, into);
-                (self.into_mlp(layer, x, gate), Some(linear))
+                let linear = self.entering(layer, x, into);
+                (self.entering(layer, x, gate), Some(linear))
             }
             packed => {
                 let (y, stored) = self.linear(x, D, 2 * MLP);
