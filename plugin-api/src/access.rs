@@ -41,7 +41,7 @@ pub struct ModelFacts {
     pub heads: usize,
     /// The number of rows of the unembedding.
     pub vocab: usize,
-    /// The longest row, in tokens.
+    /// The longest row, in tokens; `usize::MAX` where nothing bounds it, as where positions are rotations.
     pub context: usize,
     /// The token that begins texts and separates documents, where the tokenizer has one.
     pub start_token: Option<u32>,

@@ -5,3 +5,4 @@ mod laws;
 mod plugins;
 mod stress;
 mod tidy;
+mod zoo;

@@ -2,6 +2,7 @@
 
 pub mod calls;
 pub mod laws;
+pub mod zoo;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -1,5 +1,6 @@
 //! Random small decoders: the gradient of a loss with respect to every weight, against finite differences.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use engraft_plugin_api::Tensor;
@@ -7,7 +8,7 @@ use engraft_plugin_api::Tensor;
 use super::check::{Evaluate, Question, compare};
 use super::{Seed, gradients, nll};
 use crate::base::Result;
-use crate::graph::testing::decoders::{Activation, Built, Decoder, VOCAB};
+use crate::graph::testing::decoders::{Activation, Decoder, IDS, MASK, POSITIONS, Style, VOCAB};
 use crate::graph::{DType, Dim, Patch, Shapes, dump};
 use crate::runtime::{Program, ProgramOptions, Value, for_tests};
 
@@ -31,17 +32,19 @@ impl Evaluate for Compiled {
 fn random_decoders_have_the_gradients_that_their_losses_have() {
     let runtime = for_tests();
     for seed in 0..DECODERS {
-        let decoder = Decoder::random(seed);
-        let Built { graph: base, weights } = decoder.build();
+        let style = Style::random(seed);
+        let Decoder { graph: base, weights, .. } = style.build();
+        let weights: BTreeSet<String> = weights.into_values().map(|(name, _)| name).collect();
+        let variables: Vec<(String, String)> = weights.into_iter().map(|name| (format!("free {name}"), name)).collect();
         // Every weight is an input, so that it can be varied.
         let mut patch = Patch::new(&base);
         let mut feeds = Vec::new();
-        for (role, name) in &weights {
+        for (free, name) in &variables {
             let weight = base.initializer(name).unwrap();
-            patch.input(role, DType::F32, weight.dims().into_iter().map(Dim::Known).collect()).unwrap();
-            patch.shunt(name, role).unwrap();
+            patch.input(free, DType::F32, weight.dims().into_iter().map(Dim::Known).collect()).unwrap();
+            patch.shunt(name, free).unwrap();
             let values = base.values(weight).unwrap().floats().unwrap().to_vec();
-            feeds.push((role.as_str(), Tensor::f32(weight.dims(), values).unwrap()));
+            feeds.push((free.as_str(), Tensor::f32(weight.dims(), values).unwrap()));
         }
         patch.input("places", DType::I64, vec![Dim::symbol("m"), Dim::Known(2)]).unwrap();
         let logits = base.outputs().remove(0).name;
@@ -49,7 +52,7 @@ fn random_decoders_have_the_gradients_that_their_losses_have() {
         patch.tap(&picked, DType::F32).unwrap();
         let graph = patch.apply().unwrap();
         let shapes = Shapes::infer(&graph).unwrap();
-        let said = || format!("{seed}: {decoder:?}\n{}", dump(&base, Some(&shapes)));
+        let said = || format!("{style:?}\n{}", dump(&base, Some(&shapes)));
         assert_eq!(shapes.dims(&logits).unwrap()[2], Dim::Known(VOCAB), "{}", said());
 
         let mut patch = Patch::new(&graph);
@@ -58,7 +61,7 @@ fn random_decoders_have_the_gradients_that_their_losses_have() {
         patch.input("weights", DType::F32, vec![Dim::symbol("m")]).unwrap();
         let loss = nll(&mut patch, &picked, "targets", "weights").unwrap();
         let seeds = [Seed { edge: picked.clone(), cotangent: loss.cotangent }];
-        let wrt: Vec<&str> = weights.keys().map(String::as_str).collect();
+        let wrt: Vec<&str> = variables.iter().map(|(free, _)| free.as_str()).collect();
         let found = gradients(&mut patch, &shapes, &seeds, &wrt).unwrap_or_else(|e| panic!("{e}\n{}", said()));
         patch.tap(&loss.terms, DType::F32).unwrap();
         found.iter().flatten().for_each(|edge| patch.tap(edge, DType::F32).unwrap());
@@ -70,15 +73,16 @@ fn random_decoders_have_the_gradients_that_their_losses_have() {
 
         let whole_rows =
             |of: &dyn Fn(usize) -> i64| Tensor::i64([ROWS, LENGTH], (0..ROWS * LENGTH).map(of).collect()).unwrap();
-        feeds.push(("input_ids", whole_rows(&|i| ((i * 7 + seed as usize) % VOCAB) as i64)));
-        feeds.push(("position_ids", whole_rows(&|i| (i % LENGTH) as i64)));
+        feeds.push((IDS, whole_rows(&|i| ((i * 7 + seed as usize) % VOCAB) as i64)));
+        feeds.push((MASK, whole_rows(&|_| 1)));
+        feeds.push((POSITIONS, whole_rows(&|i| (i % LENGTH) as i64)));
         feeds.push(("places", Tensor::i64([3, 2], vec![0, 4, 1, 4, 1, 2]).unwrap()));
         feeds.push(("targets", Tensor::i64([3], vec![5, 11, 2]).unwrap()));
         feeds.push(("weights", Tensor::f32([3], vec![1.0; 3]).unwrap()));
         let feeds: Vec<(&str, &Tensor)> =
             feeds.iter().map(|(n, t)| (*n, t)).filter(|(n, _)| program.0.input(n).is_some()).collect();
         // A step may cross a kink.
-        let tolerance = if decoder.activation == Activation::Relu { 3e-2 } else { 1e-2 };
+        let tolerance = if style.activation == Activation::Relu { 3e-2 } else { 1e-2 };
         for (i, (variable, gradient)) in wrt.iter().zip(&found).enumerate() {
             let gradient = gradient.as_ref().unwrap_or_else(|| panic!("{variable} has no gradient\n{}", said()));
             // Some of the weights of each, other ones of the next.

@@ -60,6 +60,8 @@ pub struct Rigged {
     pub variables: BTreeMap<WeightRef, String>,
     /// The edge that a site's readers read, for sites whose edge has the site's own axes.
     pub sites: BTreeMap<Site, String>,
+    /// The same of every site, in the axes that the anatomy says.
+    pub edges: BTreeMap<Site, String>,
 }
 
 impl Rig {
@@ -136,7 +138,8 @@ impl Rig {
         let presents = if self.cache { presents(&mut patch, anatomy)? } else { forget(&mut patch, anatomy)? };
         let named = anatomy.sites.iter().filter(|(_, found)| found.axes == Axes::Named);
         let sites = named.map(|(site, found)| (*site, patch.current(&found.edge))).collect();
-        Ok(Rigged { graph: patch.apply()?, taps, logits, presents, variables, sites })
+        let edges = anatomy.sites.iter().map(|(site, found)| (*site, patch.current(&found.edge))).collect();
+        Ok(Rigged { graph: patch.apply()?, taps, logits, presents, variables, sites, edges })
     }
 
     /// The inputs of the additions, added to a patch: the site, places and values of each.

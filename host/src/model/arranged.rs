@@ -1,9 +1,7 @@
-//! Models whose edges have other axes than their sites, and whose weights lie between others in one tensor: taps,
-//! gradients and edits go through all the same.
+//! Models whose edges have other axes than their sites, and whose weights lie between others in one tensor: taps and
+//! edits go through all the same. (Gradients: `tests/all/zoo.rs`.)
 
-use engraft_plugin_api::{
-    BlockSite, Change, Delta, GradientRequest, Place, Poke, Role, RunRequest, Site, Tap, Tensor, Term, WeightRef, Wrt,
-};
+use engraft_plugin_api::{Change, Delta, Place, Role, RunRequest, Site, Tap, Tensor, WeightRef};
 use safetensors::SafeTensors;
 
 use super::{Model, OpenOptions};
@@ -72,30 +70,6 @@ fn taps_in_other_axes_are_the_sites() {
     }
     let all = [Axes::Named, Axes::HeadsFirst, Axes::HeadsApart, Axes::HeadsMerged, Axes::PositionsMerged];
     assert_eq!(met, all.map(|axes| format!("{axes:?}")).into());
-}
-
-#[test]
-fn gradients_at_sites_in_other_axes_are_pytorchs() {
-    for case in cases() {
-        let name = &case.row.name;
-        for site in [BlockSite::Q, BlockSite::V, BlockSite::MlpPost, BlockSite::ResidPost] {
-            let site = Site::Block(1, site);
-            let places = |row: usize| (0..case.ids[row].len()).map(move |pos| Place { row, pos });
-            let places = (0..case.ids.len()).flat_map(places).collect();
-            let width: usize = crate::hooks::site_width(case.model.anatomy(), site).iter().product();
-            let weight = 1.0 / case.ids.len() as f32;
-            let request = GradientRequest {
-                rows: case.ids.clone(),
-                adds: vec![Poke { site, places, values: Tensor::zeros([1, width]) }],
-                terms: case.last().into_iter().map(|place| Term::Nll { place, token: 17, weight }).collect(),
-                wrt: vec![Wrt::Add(0)],
-                ..GradientRequest::default()
-            };
-            let reply = case.model.gradient(&request).unwrap_or_else(|e| panic!("{name} {site}: {e:?}"));
-            let found = far(reply.gradients[0][0].as_f32().unwrap(), &case.recorded(&format!("grad:{site}")).unwrap());
-            assert!(found <= 1e-3, "{name} {site}: {found}");
-        }
-    }
 }
 
 #[test]

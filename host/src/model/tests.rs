@@ -9,7 +9,7 @@ use engraft_plugin_api::{
 use safetensors::SafeTensors;
 
 use super::{Model, OpenOptions, Proposal};
-use crate::graph::testing::{ZOO, zoo};
+use crate::graph::testing::{ZOO, rows, zoo};
 use crate::runtime;
 
 fn model(name: &str) -> Model {
@@ -58,76 +58,6 @@ fn nll(rows: &[Vec<u32>]) -> Vec<Term> {
 }
 
 #[test]
-fn taps_at_every_site_and_logits_at_places_are_pytorchs() {
-    let records = Records::open();
-    let rows = records.rows();
-    for export in ZOO {
-        let model = model(export);
-        let sites: Vec<Site> = model.anatomy().sites.keys().copied().collect();
-        assert!(sites.len() >= 3 + 3 * 15, "{export} has {} sites", sites.len());
-        let taps = sites.iter().map(|&site| Tap { site, places: None }).collect();
-        let logits = last(&rows);
-        let reply = model.run(&RunRequest { rows: rows.clone(), taps, logits, ..RunRequest::default() }).unwrap();
-        for (site, tap) in sites.iter().zip(&reply.taps) {
-            let found = difference(tap.as_f32().unwrap(), &records.f32(&site.to_string()));
-            assert!(found <= 1e-4, "{export} {site}: {found}");
-        }
-        let all = records.f32("logits");
-        let (longest, vocab) = (rows[0].len(), model.anatomy().vocab);
-        for (row, logits) in reply.logits.as_f32().unwrap().chunks(vocab).enumerate() {
-            let at = (row * longest + longest - 1) * vocab;
-            assert!(difference(logits, &all[at..at + vocab]) <= 1e-4, "{export} row {row}");
-        }
-    }
-}
-
-#[test]
-fn gradients_at_sites_and_of_weights_are_pytorchs() {
-    let records = Records::open();
-    let rows = records.rows();
-    for export in ZOO {
-        let model = model(export);
-        let mut checked = 0;
-        for (&site, _) in model.anatomy().sites.iter().filter(|(s, _)| !matches!(s, Site::Logits | Site::LnFinal)) {
-            let Site::Block(_, kind) = site else { continue };
-            if matches!(kind, BlockSite::Pattern | BlockSite::Ln1Out | BlockSite::Ln2Out | BlockSite::MlpPre) {
-                continue;
-            }
-            let places: Vec<Place> =
-                (0..rows.len()).flat_map(|row| (0..rows[row].len()).map(move |pos| Place { row, pos })).collect();
-            let width: usize = crate::hooks::site_width(model.anatomy(), site).iter().product();
-            let adds = vec![Poke { site, places, values: Tensor::zeros([1, width]) }];
-            let request = GradientRequest {
-                rows: rows.clone(),
-                adds,
-                terms: nll(&rows),
-                wrt: vec![Wrt::Add(0)],
-                ..GradientRequest::default()
-            };
-            let reply = model.gradient(&request).unwrap_or_else(|e| panic!("{export} {site}: {e:?}"));
-            assert!((reply.loss - records.f32("loss")[0]).abs() < 1e-4, "{export} {site}: {}", reply.loss);
-            let found = relative(reply.gradients[0][0].as_f32().unwrap(), &records.f32(&format!("grad:{site}")));
-            assert!(found <= 1e-4, "{export} {site}: {found}");
-            checked += 1;
-        }
-        assert!(checked >= 30, "{export}: {checked}");
-        let weights: Vec<WeightRef> = model.anatomy().weights.keys().copied().collect();
-        assert!(weights.len() >= 4 + 3 * 16, "{export} has {} weights", weights.len());
-        let wrt = weights.iter().map(|&w| Wrt::Weight(w)).collect();
-        let request = GradientRequest { rows: rows.clone(), terms: nll(&rows), wrt, ..GradientRequest::default() };
-        let reply = model.gradient(&request).unwrap_or_else(|e| panic!("{export}: {e:?}"));
-        for (weight, gradient) in weights.iter().zip(&reply.gradients) {
-            let recorded = records.f32(&format!("grad:{weight}"));
-            let found = relative(gradient[0].as_f32().unwrap(), &recorded);
-            // Softmax does not see what is added to every key: the gradient of `b_K` is rounding alone.
-            let rounding =
-                matches!(weight, WeightRef::Block(_, Role::KeyBias)) && recorded.iter().all(|g| g.abs() < 1e-6);
-            assert!(found <= 1e-4 || rounding, "{export} {weight}: {found}");
-        }
-    }
-}
-
-#[test]
 fn gradients_over_a_window_are_those_over_whole_rows() {
     let rows = vec![vec![5, 9, 11, 2, 3, 60, 71, 8, 12], vec![1, 2, 7, 7, 90], vec![4, 4, 31, 17, 100, 3, 2, 14, 1]];
     let place = |row, pos| Place { row, pos };
@@ -158,8 +88,31 @@ fn gradients_over_a_window_are_those_over_whole_rows() {
             let (a, b) = (windowed.gradients[0][0].as_f32().unwrap(), whole.gradients[0][0].as_f32().unwrap());
             assert!(b.iter().any(|v| *v != 0.0) && relative(a, b) < 1e-5, "{export} {site}: {}", relative(a, b));
         }
-        assert!(model.window_fits(), "{export} computes whole rows");
     }
+}
+
+/// The rows that are computed whole, by how their names begin, and why.
+const WHOLE: [(&str, &str); 2] = [
+    ("opt-", "`blocks.0.mlp.out` has other axes in the graph"),
+    ("mpt-dynamo", "the positions of `slice_3` cannot be cut to a window"),
+];
+
+#[test]
+fn a_window_can_be_computed_in_the_models_of_the_zoo() {
+    let mut wrong = String::new();
+    for row in rows().iter().filter(|row| !row.name.ends_with("-f16")) {
+        let model = Model::open(&row.folder, &runtime::for_tests(), &OpenOptions::default()).unwrap();
+        let refusal = model.window_refusal();
+        let expected = WHOLE.iter().find(|(begin, _)| row.name.starts_with(begin)).map(|(_, reason)| reason);
+        let fits = match (&refusal, expected) {
+            (Some(found), Some(reason)) => found.contains(reason),
+            (found, expected) => found.is_none() && expected.is_none(),
+        };
+        if !fits {
+            wrong.push_str(&format!("\n{}: {refusal:?}, expected {expected:?}", row.name));
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong}");
 }
 
 #[test]

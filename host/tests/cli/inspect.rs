@@ -7,7 +7,7 @@ use onnx_protobuf::{GraphProto, ModelProto, NodeProto, OperatorSetIdProto, Value
 use protobuf::Message;
 use serde_json::Value;
 
-use super::{EXPORTS, err, out, run, zoo};
+use super::{EXPORTS, FAMILIES, err, out, repository, run, zoo};
 
 #[test]
 fn anatomies_are_shown_as_text_and_json_and_hold_in_numbers() {
@@ -27,16 +27,33 @@ fn anatomies_are_shown_as_text_and_json_and_hold_in_numbers() {
         let rows = found["anatomy"]["rows"].as_array().unwrap();
         assert!(rows.iter().any(|row| row["name"] == "blocks.1.attn.pattern" && row["edge"].is_string()));
         assert!(rows.iter().all(|row| row["evidence"] != ""), "everything has evidence or a reason");
-        let identities = found["identities"].as_array().unwrap();
-        assert!(identities.len() >= 3 + 3 * 12, "{export}: {}", identities.len());
-        let off = |i: &Value| i["error"].as_f64().unwrap() / i["scale"].as_f64().unwrap();
-        assert!(identities.iter().all(|i| off(i) < 1e-5), "{export}");
-        let gradients = found["gradients"].as_array().unwrap();
-        let weights = gradients.iter().filter(|g| g["name"].as_str().unwrap().contains("W_")).count();
-        assert!(gradients.len() >= 12 && weights > 0, "{gradients:?}");
-        let fine = |g: &Value| g["holds"] == true && g["difference"].as_f64().is_none_or(|d| d < 2e-2);
-        assert!(gradients.iter().all(fine), "{export}: {gradients:?}");
+        holds(export, &found, 3 + 3 * 12);
     }
+}
+
+#[test]
+fn anatomies_of_other_families_hold_in_numbers() {
+    for (_, name) in FAMILIES {
+        let model = repository().join("tests/zoo").join(name).display().to_string();
+        let output = run(&["inspect", &model, "--json", "--check"]);
+        assert_eq!(output.status.code(), Some(0), "{name}: {}", err(&output));
+        let found: Value = serde_json::from_slice(&output.stdout).unwrap();
+        holds(name, &found, 3 + 3 * 6);
+    }
+}
+
+/// Every identity holds, of so many at least, and every sampled gradient is its difference.
+#[cfg(test)]
+fn holds(name: &str, found: &Value, least: usize) {
+    let identities = found["identities"].as_array().unwrap();
+    assert!(identities.len() >= least, "{name}: {}", identities.len());
+    let off = |i: &Value| i["error"].as_f64().unwrap() / i["scale"].as_f64().unwrap();
+    assert!(identities.iter().all(|i| off(i) < 1e-5), "{name}: {identities:?}");
+    let gradients = found["gradients"].as_array().unwrap();
+    let weights = gradients.iter().filter(|g| g["name"].as_str().unwrap().contains("W_")).count();
+    assert!(gradients.len() >= 12 && weights > 0, "{name}: {gradients:?}");
+    let fine = |g: &Value| g["holds"] == true && g["difference"].as_f64().is_none_or(|d| d < 2e-2);
+    assert!(gradients.iter().all(fine), "{name}: {gradients:?}");
 }
 
 #[test]

@@ -22,6 +22,17 @@ const EXPORTS: [&str; 7] = [
     "torchscript-opset14",
 ];
 
+/// Models of other families: heads first and packed, parallel; fused operators and a cache; sandwich norms and windows;
+/// slopes for positions; rows and positions in one axis; a packed gate.
+const FAMILIES: [(&str, &str); 6] = [
+    ("gptneox", "gptneox-torchscript"),
+    ("llama", "llama-dynamo-23-cache"),
+    ("gemma3", "gemma3-optimum"),
+    ("bloom", "bloom-dynamo"),
+    ("opt", "opt-dynamo"),
+    ("phi3", "phi3-dynamo-raw"),
+];
+
 fn engraft(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_engraft"));
     command.args(args).stdin(Stdio::null()).env_remove("ENGRAFT_PLUGIN_PATH");

@@ -10,7 +10,7 @@ use std::process::Stdio;
 use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
 
-use super::{EXPORTS, atlas, engraft, err, out, refused, repository, run, zoo};
+use super::{EXPORTS, FAMILIES, atlas, engraft, err, out, refused, repository, run, zoo};
 
 /// A tensor by its extents and values.
 type Tensor = (Vec<usize>, Vec<f32>);
@@ -30,9 +30,9 @@ fn about(file: &Path) -> Value {
         .expect("the process starts")
 }
 
-/// The records of the tiny GPT-2: the file, and its rows as `rows.json` in `folder`.
-fn records(folder: &Path) -> (BTreeMap<String, Tensor>, String) {
-    let file = repository().join("tests/zoo/gpt2.safetensors");
+/// The records of a tiny family: the file, and its rows as `rows.json` in `folder`.
+fn records(folder: &Path, family: &str) -> (BTreeMap<String, Tensor>, String) {
+    let file = repository().join(format!("tests/zoo/{family}.safetensors"));
     let bytes = fs::read(&file).expect("a file can be read");
     let read = SafeTensors::deserialize(&bytes).expect("the records are whole");
     let ids = read.tensor("ids").expect("the records are whole");
@@ -57,47 +57,51 @@ fn apart(found: &[f32], expected: &[f32]) -> f64 {
 
 #[test]
 fn taps_and_gradients_of_every_export_are_those_that_pytorch_recorded() {
-    let folder = tempfile::tempdir().unwrap();
-    let (recorded, rows) = records(folder.path());
     for export in EXPORTS {
-        let model = format!("{}/model.onnx", zoo(export));
-        let file = folder.path().join(format!("{export}.safetensors"));
-        let place = file.display().to_string();
-        let output = run(&[
-            "probe",
-            &model,
-            "--ids",
-            &rows,
-            "--tap=*",
-            "--nll",
-            "17",
-            "--gradient=*",
-            "--out",
-            &place,
-            "--json",
-        ]);
-        assert_eq!(output.status.code(), Some(0), "{export}: {}", err(&output));
-        let report: Value = serde_json::from_slice(&output.stdout).unwrap();
-        let loss = report["nll"]["mean"].as_f64().unwrap();
-        assert!((loss - f64::from(recorded["loss"].1[0])).abs() < 1e-4, "{export}: {loss}");
-        let found = tensors(&file);
-        let (mut taps, mut gradients) = (0, 0);
-        for (name, (shape, expected)) in recorded.iter().filter(|(name, _)| found.contains_key(*name)) {
-            let (own, values) = &found[name];
-            assert_eq!(own, shape, "{export} {name}");
-            if name.starts_with("grad:") {
-                // A constant added to all scores changes nothing: the gradient of the keys' bias is rounding alone.
-                let noise = name.ends_with("b_K") && values.iter().all(|v| v.abs() < 1e-6);
-                assert!(noise || apart(values, expected) <= 1e-4, "{export} {name}: {}", apart(values, expected));
-                gradients += 1;
-            } else {
-                let off = values.iter().zip(expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-                assert!(off <= 1e-4, "{export} {name}: {off}");
-                taps += 1;
-            }
-        }
+        let (taps, gradients) = recorded("gpt2", &format!("{}/model.onnx", zoo(export)));
         assert!(taps >= 3 + 3 * 15 && gradients >= 4 + 3 * (16 + 10), "{export}: {taps}, {gradients}");
     }
+}
+
+#[test]
+fn taps_and_gradients_of_other_families_are_those_that_pytorch_recorded() {
+    for (family, name) in FAMILIES {
+        let model = repository().join("tests/zoo").join(name).display().to_string();
+        let (taps, gradients) = recorded(family, &model);
+        assert!(taps >= 3 + 3 * 13 && gradients >= 3 + 3 * (6 + 10), "{name}: {taps}, {gradients}");
+    }
+}
+
+/// Checks everything that a model gives and that was recorded; returns how many taps and gradients that is.
+#[cfg(test)]
+fn recorded(family: &str, model: &str) -> (usize, usize) {
+    let folder = tempfile::tempdir().unwrap();
+    let (recorded, rows) = records(folder.path(), family);
+    let file = folder.path().join("found.safetensors");
+    let place = file.display().to_string();
+    let asked = ["probe", model, "--ids", &rows, "--tap=*", "--nll", "17", "--gradient=*", "--out", &place, "--json"];
+    let output = run(&asked);
+    assert_eq!(output.status.code(), Some(0), "{model}: {}", err(&output));
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let loss = report["nll"]["mean"].as_f64().unwrap();
+    assert!((loss - f64::from(recorded["loss"].1[0])).abs() < 1e-4, "{model}: {loss}");
+    let found = tensors(&file);
+    let (mut taps, mut gradients) = (0, 0);
+    for (name, (shape, expected)) in recorded.iter().filter(|(name, _)| found.contains_key(*name)) {
+        let (own, values) = &found[name];
+        assert_eq!(own, shape, "{model} {name}");
+        if name.starts_with("grad:") {
+            // A constant added to all scores changes nothing: the gradient of the keys' bias is rounding alone.
+            let noise = name.ends_with("b_K") && values.iter().all(|v| v.abs() < 1e-6);
+            assert!(noise || apart(values, expected) <= 1e-4, "{model} {name}: {}", apart(values, expected));
+            gradients += 1;
+        } else {
+            let off = values.iter().zip(expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            assert!(off <= 1e-4, "{model} {name}: {off}");
+            taps += 1;
+        }
+    }
+    (taps, gradients)
 }
 
 /// One softmax, by hand: its gradient is (p − target) / rows at each row's last position, and zero elsewhere.

@@ -31,7 +31,7 @@ pub struct Window<'a> {
     /// What is put in: for an edge of the base graph, the places `[n, 2]` and the values that are added there, float32
     /// whatever the edge is.
     pub adds: &'a BTreeMap<String, Vec<(String, String)>>,
-    /// The edges `[batch, pos, head, d_head]` that attention reads at every position.
+    /// The edges `[batch, ..., pos, ...]` that attention reads at every position.
     pub whole: &'a HashSet<String>,
     /// The edge `[batch, pos, ...]` behind which only the goal's places are computed.
     pub last: &'a str,

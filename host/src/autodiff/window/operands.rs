@@ -101,11 +101,22 @@ impl<'p, 'g, 's> Operands<'p, 'g, 's> {
     /// What the whole pass has at an edge, with the window's values in their places.
     pub(super) fn widen(&mut self, edge: &str, made: &Made) -> Result<Made> {
         let Extent::Window(flags) = &made.extent else { return Ok(made.clone()) };
-        if flags.len() < 3 || flags[0] || !flags[1] {
-            return Err(unfit(format!("keys or values `{edge}` are not `[batch, pos, head, d_head]`")));
+        let windowed: Vec<usize> = (0..flags.len()).filter(|&axis| flags[axis]).collect();
+        let &[axis] = windowed.as_slice() else {
+            return Err(unfit(format!("keys or values `{edge}` hold the window in {} axes", windowed.len())));
+        };
+        if axis == 0 {
+            return Err(unfit(format!("keys or values `{edge}` have rows and positions in one axis")));
         }
+        // Positions to the second place, where `at` says them, and back.
+        let mut perm: Vec<usize> = (0..flags.len()).filter(|&a| a != axis).collect();
+        perm.insert(1, axis);
+        let mut back: Vec<usize> = (0..flags.len()).filter(|&a| a != 1).collect();
+        back.insert(axis, 1);
+        let (whole, part) = (self.transpose(edge, &perm)?, self.transpose(&made.edge, &perm)?);
+        let joined = self.patch.op("ScatterND", &[&whole, self.spec.at, &part], &[])?;
         let extent = Extent::Window(vec![false; flags.len()]);
-        Ok(Made { edge: self.patch.op("ScatterND", &[edge, self.spec.at, &made.edge], &[])?, extent })
+        Ok(Made { edge: self.transpose(&joined, &back)?, extent })
     }
 
     /// The places of an edge of the window, `[n, 1, ...]`.

@@ -61,7 +61,14 @@ pub(super) fn copy(copy: &mut Copy<'_, '_, '_>, node: &Node) -> Result<Vec<(Stri
     let mut call = Call { copy, node };
     match node.op() {
         op if POINTWISE.contains(&op) => call.pointwise(),
+        // Of its second input it reads the type alone.
+        "CastLike" => match call.made(0) {
+            Some(data) => call.with(&[(0, data.edge)], data.extent),
+            None => Ok(Vec::new()),
+        },
         "MatMul" => call.matmul(),
+        "Attention" => call.attention(),
+        "RotaryEmbedding" => call.rotary(),
         "Gemm" => call.gemm(),
         "LayerNormalization" | "RMSNormalization" => {
             let axis = node.int("axis").unwrap_or(-1);
@@ -223,6 +230,68 @@ impl<'s> Call<'_, '_, '_, 's, '_> {
         let extent = Extent::Window(flags);
         let edge = self.copy.operands.fit(self.node.input(slot).unwrap_or_default(), rank, &extent)?;
         Ok(Made { edge, extent })
+    }
+
+    /// Queries of the window, keys and values of whole rows, and a mask that says what each query sees.
+    fn attention(&mut self) -> Result<Outputs> {
+        let causal = self.node.int("is_causal").unwrap_or(0) != 0;
+        let cached = (4..6).any(|slot| self.node.input(slot).is_some());
+        let one = self.node.outputs().iter().skip(1).all(String::is_empty);
+        if causal || cached || !one {
+            return Err(self.no(" masks, caches or tells its scores itself"));
+        }
+        let rank = self.input_dims(0)?.len();
+        // `[batch, head, pos, d_head]` or `[batch, pos, head · d_head]`.
+        let mut cut = vec![false; rank];
+        cut[rank - 2] = true;
+        let query = self.made(0).map_or_else(|| self.constant(0, rank, cut.clone()), Ok)?;
+        let mut replaced = vec![(0, query.edge)];
+        for slot in [1, 2] {
+            let whole = self.made(slot).map_or_else(|| self.constant(slot, rank, vec![false; rank]), Ok)?;
+            if !matches!(&whole.extent, Extent::Window(flags) if !flags.contains(&true)) {
+                return Err(self.no(" reads keys or values of the window alone"));
+            }
+            replaced.push((slot, whole.edge));
+        }
+        if query.extent != Extent::Window(cut.clone()) {
+            return Err(self.no(" has queries in an unread way"));
+        }
+        if let Some(mask) = self.node.input(3) {
+            let rows = Extent::Window(vec![false, false, true, false]);
+            if self.made(3).is_some() {
+                return Err(self.no(" reads a mask of the window"));
+            }
+            replaced.push((3, self.copy.operands.fit(mask, 4, &rows)?));
+        }
+        self.with(&replaced, Extent::Window(cut))
+    }
+
+    /// Heads turned by angles: those of their places, or picked from a table by their positions.
+    fn rotary(&mut self) -> Result<Outputs> {
+        let data = self.data()?;
+        let dims = self.input_dims(0)?;
+        // `[batch, head, pos, d_head]` or `[batch, pos, head · d_head]`.
+        let axis = dims.len() - 2;
+        let Extent::Window(flags) = &data.extent else { return Err(self.no(" turns places")) };
+        if (1..4).any(|slot| self.made(slot).is_some()) {
+            return Err(self.no(" turns by angles of the window"));
+        }
+        if !flags.contains(&true) {
+            return self.with(&[(0, data.edge)], data.extent);
+        }
+        if (0..flags.len()).any(|a| flags[a] != (a == axis)) {
+            return Err(self.no(" turns the window in an unread way"));
+        }
+        let mut replaced = vec![(0, data.edge)];
+        let picked = self.node.input(3).is_some();
+        let cut = |rank: usize| Extent::Window((0..rank).map(|a| a == 1).collect());
+        let slots = if picked { 3..4 } else { 1..3 };
+        for slot in slots {
+            let rank = self.input_dims(slot)?.len();
+            let edge = self.node.input(slot).unwrap_or_default();
+            replaced.push((slot, self.copy.operands.fit(edge, rank, &cut(rank))?));
+        }
+        self.with(&replaced, data.extent)
     }
 
     fn gemm(&mut self) -> Result<Outputs> {
@@ -393,7 +462,11 @@ impl<'s> Call<'_, '_, '_, 's, '_> {
     fn gather_places(&mut self) -> Result<Outputs> {
         let data = self.data()?;
         let places = self.node.input(1).unwrap_or_default().to_owned();
-        if self.node.int("batch_dims").unwrap_or(0) != 0 || !self.picks_places(1) {
+        let depth = match self.input_dims(1)?.last() {
+            Some(Dim::Known(depth)) if self.plain(1) => *depth,
+            _ => return Err(self.no(" gathers by positions")),
+        };
+        if self.node.int("batch_dims").unwrap_or(0) != 0 {
             return Err(self.no(" gathers in an unread way"));
         }
         let rank = self.dims(self.node.output(0))?.len();
@@ -405,12 +478,18 @@ impl<'s> Call<'_, '_, '_, 's, '_> {
                 let extent = Extent::Window(vec![false; rank]);
                 Ok(vec![(self.node.output(0).to_owned(), Made { edge, extent })])
             }
-            Extent::Window(flags) if !flags[0] && flags[1] && !flags[2..].contains(&true) => {
+            Extent::Window(flags) if self.picks_places(1) && !flags[0] && flags[1] && !flags[2..].contains(&true) => {
                 let places = self.copy.operands.translate(&places)?;
                 self.with(&[(0, data.edge), (1, places)], Extent::Window(vec![false; rank]))
             }
             Extent::Window(flags) if !flags.contains(&true) => {
                 self.with(&[(0, data.edge)], Extent::Window(vec![false; rank]))
+            }
+            // What is picked along the first axes, wherever it stands in the window.
+            Extent::Window(flags) if flags[..depth].iter().all(|w| !w) => {
+                let mut out = vec![false; rank - (flags.len() - depth)];
+                out.extend(&flags[depth..]);
+                self.with(&[(0, data.edge)], Extent::Window(out))
             }
             _ => Err(self.no(" gathers other places than the loss reads")),
         }

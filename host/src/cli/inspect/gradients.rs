@@ -61,8 +61,9 @@ impl Grain {
 const VALUES: usize = 8;
 /// How many values are looked at to find some that matter.
 const CANDIDATES: usize = 96;
-/// The steps, as parts of the root mean square of the nudged tensor. None suits both rounding and curvature.
-const STEPS: [f64; 6] = [1.0, 0.3, 3.0, 0.1, 10.0, 0.03];
+/// The steps, as parts of the root mean square of the nudged tensor. None suits both rounding and curvature, and some
+/// cross the kink of a ReLU.
+const STEPS: [f64; 7] = [1.0, 0.3, 3.0, 0.1, 10.0, 0.03, 0.01];
 
 /// What is nudged: the values, by row and column of a matrix `[places, width]` or `[in, out]`.
 struct Sample {
@@ -209,12 +210,13 @@ impl<'m> Probe<'m> {
         }
         let claimed: f64 = sample.gradient.iter().zip(&direction).map(|(g, d)| g * d).sum();
         let norm = sample.gradient.iter().map(|g| g * g).sum::<f64>().sqrt();
+        let base = self.loss(samples, at, &direction, 0.0)?;
         let mut steps = Vec::new();
         for part in STEPS {
             let step = part * sample.rms;
             let [up, down] = [step, -step].map(|step| self.loss(samples, at, &direction, step));
             let (up, down) = (up?, down?);
-            steps.push(Step::of(step, up, down, claimed, norm, self.grain));
+            steps.push(Step::of(step, [down, base, up], claimed, norm, self.grain));
             if steps.last().is_some_and(|s| s.agrees(self.grain.tolerance / 20.0)) {
                 break;
             }
@@ -283,10 +285,13 @@ struct Step {
     measured: f64,
     /// As a share of the gradient; none where the loss changes by little more than its rounding.
     difference: Option<f64>,
+    /// How much the slopes on the two sides differ, as a share of the gradient.
+    bend: f64,
 }
 
 impl Step {
-    fn of(size: f64, up: f64, down: f64, claimed: f64, norm: f64, grain: Grain) -> Self {
+    /// From the losses before, between and behind.
+    fn of(size: f64, [down, base, up]: [f64; 3], claimed: f64, norm: f64, grain: Grain) -> Self {
         let measured = (up - down) / (2.0 * size);
         let rounding = grain.rounding * up.abs().max(1.0) / size;
         let scale = norm.max(measured.abs());
@@ -294,7 +299,8 @@ impl Step {
         let known = scale.is_nan() || claimed.is_nan() || scale > 4.0 / grain.tolerance * rounding;
         let difference = (claimed - measured).abs() / scale;
         let difference = if difference.is_nan() { f64::INFINITY } else { difference };
-        Self { size, measured, difference: known.then_some(difference) }
+        let bend = (up + down - 2.0 * base).abs() / size / scale;
+        Self { size, measured, difference: known.then_some(difference), bend }
     }
 
     fn agrees(&self, tolerance: f64) -> bool {
@@ -303,7 +309,8 @@ impl Step {
 }
 
 /// The step that speaks for all, and whether the gradient holds. It does if a step agrees with it. It does not if the
-/// steps agree with each other on another number; where they do not even do that, they are too large or too small.
+/// steps agree with each other on another number; where they do not even do that, they are too large or too small. At a
+/// kink nearer than any step the two sides have slopes of their own, and their mean says nothing.
 fn judge(mut steps: Vec<Step>, grain: Grain) -> (Option<Step>, bool) {
     let known = |s: &&Step| s.difference.is_some();
     let nearest = |a: &&Step, b: &&Step| a.difference.unwrap_or(0.0).total_cmp(&b.difference.unwrap_or(0.0));
@@ -315,10 +322,19 @@ fn judge(mut steps: Vec<Step>, grain: Grain) -> (Option<Step>, bool) {
         return (Some(*broken), false);
     }
     steps.sort_by(|a, b| a.size.total_cmp(&b.size));
+    // Curvature bends less and less as steps shrink.
+    let mut smallest = steps.iter().filter(known);
+    if let (Some(a), Some(b)) = (smallest.next(), smallest.next())
+        && a.bend > grain.tolerance / 2.0
+        && a.bend > 0.45 * b.bend
+    {
+        return (Some(Step { difference: None, ..*a }), true);
+    }
     let settled = steps.windows(2).find(|pair| {
         let [a, b] = [pair[0], pair[1]];
         let apart = (a.measured - b.measured).abs() / a.measured.abs().max(b.measured.abs());
-        a.difference.is_some() && b.difference.is_some() && apart < 0.1
+        // Nearer to each other than to the claim.
+        a.difference.zip(b.difference).is_some_and(|(a, b)| apart < (0.25 * a.min(b)).min(0.1))
     });
     match settled {
         Some(pair) => (Some(pair[0]), false),
@@ -339,8 +355,8 @@ mod tests {
     /// Steps over a loss of one variable, judged.
     fn judged(loss: impl Fn(f64) -> f64, claimed: f64) -> (bool, bool) {
         let grain = Grain::FLOAT32;
-        let steps = STEPS.iter().map(|&h| Step::of(h, loss(h), loss(-h), claimed, claimed.abs(), grain)).collect();
-        let (step, holds) = judge(steps, grain);
+        let of = |&h: &f64| Step::of(h, [-h, 0.0, h].map(&loss), claimed, claimed.abs(), grain);
+        let (step, holds) = judge(STEPS.iter().map(of).collect(), grain);
         (step.unwrap().difference.is_some(), holds)
     }
 
@@ -352,6 +368,8 @@ mod tests {
         assert_eq!(judged(curved, 0.0), (true, false), "a path that was forgotten");
         assert_eq!(judged(|_| 5.0, 0.0), (false, true), "nothing changes, as claimed");
         assert_eq!(judged(|x| 5.0 + 1e-3 * x.powi(3), 0.0), (false, true), "curvature alone");
+        let bent = |x: f64| 5.0 + 0.3 * x - 0.1 * (x - 1e-3).max(0.0);
+        assert_eq!(judged(bent, 0.3), (false, true), "a kink nearer than any step");
         assert_eq!(judged(|_| f64::NAN, 0.3), (true, false));
         assert_eq!(judged(curved, f64::NAN), (true, false));
     }

@@ -8,7 +8,7 @@ use engraft_plugin_api::{BlockSite, GradientRequest, Place, RunRequest, Site};
 use super::compile::{GradientPlan, Variable};
 use super::loss::Loss;
 use crate::autodiff::{self, Window};
-use crate::base::Result;
+use crate::base::{Error, Result};
 use crate::graph::{DType, Dim, Patch, Shapes};
 use crate::hooks::{Name, Rig, Rigged, Values};
 use crate::model::open::Model;
@@ -84,9 +84,18 @@ impl Model {
     /// A rigged graph in which the additions and what follows them are computed for the window only; none if an
     /// operator does not let it.
     pub(super) fn windowed(&self, rig: &Rig) -> Result<Option<Rigged>> {
+        match self.over_window(rig) {
+            Ok(rigged) => Ok(Some(rigged)),
+            Err(error) if error.code().id == autodiff::codes::GRADIENT_WINDOW.id => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// As [`Model::windowed`]; what does not let it is an error.
+    fn over_window(&self, rig: &Rig) -> Result<Rigged> {
         let whole = Rig { adds: Vec::new(), ..rig.clone() };
         let rigged = whole.attach(self.graph(), self.anatomy())?;
-        let Some(goal) = &rigged.logits else { return Ok(None) };
+        let goal = rigged.logits.clone().unwrap_or_default();
         let shapes = Shapes::infer(&rigged.graph)?;
         let mut patch = Patch::new(&rigged.graph);
         patch.drop_outputs();
@@ -98,10 +107,13 @@ impl Model {
         let starts = patch.input(&Name::WindowStarts.to_string(), DType::I64, vec![rows(), Dim::Known(2)])?;
         let mut adds: BTreeMap<String, Vec<(String, String)>> = BTreeMap::new();
         for (site, places, values) in rig.add_inputs(&mut patch, anatomy)? {
-            let edge = rigged.sites.get(&site).cloned().unwrap_or_default();
+            let Some(edge) = rigged.sites.get(&site).cloned() else {
+                let text = format!("`{site}` has other axes in the graph than those of its name");
+                return Err(Error::new(&autodiff::codes::GRADIENT_WINDOW, text));
+            };
             adds.entry(edge).or_default().push((places, values));
         }
-        let current = |layer: usize, site: BlockSite| rigged.sites.get(&Site::Block(layer, site)).cloned();
+        let current = |layer: usize, site: BlockSite| rigged.edges.get(&Site::Block(layer, site)).cloned();
         let kept = (0..anatomy.layers).flat_map(|l| [current(l, BlockSite::K), current(l, BlockSite::V)]);
         let spec = Window {
             ids,
@@ -111,23 +123,19 @@ impl Model {
             whole: &kept.flatten().collect::<HashSet<String>>(),
             last: &current(anatomy.layers - 1, BlockSite::Z).unwrap_or_default(),
             places: &Name::LogitsAt.to_string(),
-            goal,
+            goal: &goal,
         };
-        let logits = match autodiff::window(&mut patch, &shapes, &spec) {
-            Ok(logits) => logits,
-            Err(error) if error.code().id == autodiff::codes::GRADIENT_WINDOW.id => return Ok(None),
-            Err(error) => return Err(error),
-        };
+        let logits = autodiff::window(&mut patch, &shapes, &spec)?;
         patch.tap(&logits, DType::F32)?;
-        Ok(Some(Rigged { graph: patch.apply()?, logits: Some(logits), ..rigged }))
+        Ok(Rigged { graph: patch.apply()?, logits: Some(logits), ..rigged })
     }
 }
 
 #[cfg(test)]
 impl Model {
-    /// True if an addition in the first block lets a window be computed.
-    pub(in crate::model) fn window_fits(&self) -> bool {
+    /// What keeps an addition in the first block from being computed for a window, if something does.
+    pub(in crate::model) fn window_refusal(&self) -> Option<String> {
         let rig = Rig { adds: vec![Site::Block(0, BlockSite::MlpProj)], logits: true, ..Rig::default() };
-        self.windowed(&rig).is_ok_and(|w| w.is_some())
+        self.over_window(&rig).err().map(|error| error.to_string())
     }
 }

@@ -119,10 +119,11 @@ impl IntoRecord for ModelFacts {
             .with_index("d-mlp", self.d_mlp)
             .with_index("heads", self.heads)
             .with_index("vocab", self.vocab)
-            .with_index("context", self.context)
             .with_list("sites", self.sites.iter().map(|site| named(site.to_string())))
             .with_list("weights", self.weights.iter().map(|weight| named(weight.to_string())))
             .with_list("prefixes", self.prefixes.into_iter().map(named));
+        // No number stands for no bound.
+        let record = if self.context == usize::MAX { record } else { record.with_index("context", self.context) };
         match self.start_token {
             Some(token) => record.with_integer("start-token", token.into()),
             None => record,
@@ -143,7 +144,7 @@ impl FromRecord for ModelFacts {
             d_mlp: record.index("d-mlp")?,
             heads: record.index("heads")?,
             vocab: record.index("vocab")?,
-            context: record.index("context")?,
+            context: if record.has("context") { record.index("context")? } else { usize::MAX },
             start_token: if record.has("start-token") { Some(record.token("start-token")?) } else { None },
             sites: sites.into_iter().flatten().collect(),
             weights: weights.into_iter().flatten().collect(),

@@ -300,6 +300,7 @@ fn what_is_asked_of_the_host() {
 #[test]
 fn what_the_host_tells() {
     given(&ModelFacts::default());
+    given(&ModelFacts { context: usize::MAX, ..ModelFacts::default() });
     given(&ModelFacts {
         hash: "ab".into(),
         layers: 6,
