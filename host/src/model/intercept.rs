@@ -31,7 +31,10 @@ pub trait Interceptor: Send + Sync {
 
 /// The methods that were attached to a model.
 #[derive(Default)]
-pub(super) struct Attached(RwLock<Vec<(String, Params, Arc<dyn Interceptor>)>>);
+pub(super) struct Attached(RwLock<Vec<Method>>);
+
+/// A method that was attached, by its name and its parameters.
+type Method = (String, Params, Arc<dyn Interceptor>);
 
 impl Attached {
     fn find(&self, method: &str, params: &Params) -> Result<Arc<dyn Interceptor>> {

@@ -373,7 +373,7 @@ mod tests {
             assert_eq!(names, ["W", "b"]);
             let (w, b) = (weights[0].1.matrix().unwrap(), ArrayView1::from(weights[1].1.as_f32().unwrap()));
             assert_eq!(w == other, replaced);
-            let y = (x.dot(&w) + &b).mapv(f32::tanh);
+            let y = (x.dot(&w) + b).mapv(f32::tanh);
             let run = ModuleCall::Run { module: id.clone(), feeds: feeds(), fetch: outputs[..2].to_vec() };
             let ModuleReply::Values { outputs: found, .. } = ask(run).unwrap() else { panic!("values") };
             near(&found[0], y.as_slice().unwrap());
