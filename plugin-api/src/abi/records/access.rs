@@ -119,11 +119,11 @@ impl IntoRecord for ModelFacts {
             .with_index("d-mlp", self.d_mlp)
             .with_index("heads", self.heads)
             .with_index("vocab", self.vocab)
+            // The largest number stands for no bound.
+            .with_integer("context", i64::try_from(self.context).unwrap_or(i64::MAX))
             .with_list("sites", self.sites.iter().map(|site| named(site.to_string())))
             .with_list("weights", self.weights.iter().map(|weight| named(weight.to_string())))
             .with_list("prefixes", self.prefixes.into_iter().map(named));
-        // No number stands for no bound.
-        let record = if self.context == usize::MAX { record } else { record.with_index("context", self.context) };
         match self.start_token {
             Some(token) => record.with_integer("start-token", token.into()),
             None => record,
@@ -144,7 +144,7 @@ impl FromRecord for ModelFacts {
             d_mlp: record.index("d-mlp")?,
             heads: record.index("heads")?,
             vocab: record.index("vocab")?,
-            context: if record.has("context") { record.index("context")? } else { usize::MAX },
+            context: if record.integer("context")? == i64::MAX { usize::MAX } else { record.index("context")? },
             start_token: if record.has("start-token") { Some(record.token("start-token")?) } else { None },
             sites: sites.into_iter().flatten().collect(),
             weights: weights.into_iter().flatten().collect(),

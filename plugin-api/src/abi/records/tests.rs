@@ -300,7 +300,6 @@ fn what_is_asked_of_the_host() {
 #[test]
 fn what_the_host_tells() {
     given(&ModelFacts::default());
-    given(&ModelFacts { context: usize::MAX, ..ModelFacts::default() });
     given(&ModelFacts {
         hash: "ab".into(),
         layers: 6,
@@ -335,6 +334,12 @@ fn growth_is_in_data() {
     let sites = newer.children.iter_mut().find(|c| c.kind == "sites").expect("has sites");
     sites.children.push(FfiRecord::new("name").with_text("text", "blocks.0.moe.router"));
     assert_eq!(ModelFacts::from_record(newer), Ok(facts));
+}
+
+#[test]
+fn a_model_may_have_no_longest_row() {
+    let facts = ModelFacts { context: usize::MAX, ..ModelFacts::default() };
+    assert_eq!(ModelFacts::from_record(facts.clone().into_record()), Ok(facts));
 }
 
 #[test]
