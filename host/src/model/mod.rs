@@ -30,6 +30,8 @@ mod arranged;
 #[cfg(test)]
 mod halves;
 #[cfg(test)]
+mod slots;
+#[cfg(test)]
 mod tests;
 
 pub use edit::{Limits, Proposal};

@@ -40,7 +40,13 @@ struct Kept {
 impl<'m> Passes<'m> {
     pub(super) fn new(model: &'m Model, seen: &'m Seen) -> Result<Self> {
         let cache = !model.anatomy().inputs.cache.is_empty();
-        let rig = Rig { branches: feed::branches(&seen.overlay), logits: true, cache, ..Rig::default() };
+        let rig = Rig {
+            branches: feed::branches(&seen.overlay),
+            slots: feed::slots(&seen.overlay),
+            logits: true,
+            cache,
+            ..Rig::default()
+        };
         let compiled = model.programs.run(&rig, || rig.attach(model.graph(), model.anatomy()))?;
         Ok(Self { model, seen, compiled, kept: None })
     }
