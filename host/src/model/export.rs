@@ -16,7 +16,8 @@ use crate::weights::{Overlay, Rounding};
 impl Model {
     /// Writes the model with its active patches baked in to a new folder, whole or not at all. Tensors that more than
     /// one node reads are un-shared first, so that only the edited use changes. The base model's files are not
-    /// touched. Slots become nodes and initializers beside their MLPs, computed in float32. A weight and its sum are added in float32 and rounded once to the type that the file keeps it in; what
+    /// touched. Slots become nodes and initializers beside their MLPs, computed in float32; opened
+    /// again, such an MLP is absent from the anatomy, which does not read sums of linear maps. A weight and its sum are added in float32 and rounded once to the type that the file keeps it in; what
     /// that takes from the sum is returned, for each weight in fewer bits than float32.
     ///
     /// # Errors
