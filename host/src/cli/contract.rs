@@ -23,11 +23,6 @@ codes! {
         `engraft-plugin-api` that do not understand each other; rebuild the plugin against the host's version.";
     Plugin ABI_OP "abi-op" "One side of the border asked for a call that the other side does not know, for instance a new \
         plugin on an older host. Nothing was done. Use a host of the plugin's version, or rebuild the plugin.";
-    Model SLOTS_SHAPE "slots-shape" "The tensors of slots do not fit each other or the model: `keys` are `[d_model, n]`, \
-        `bias` is `[n]`, `values` are `[n, d_model]`, and the gate is shaped as keys and bias. The message names the one \
-        that does not fit. Nothing was changed in the model; report it to the plugin's author.";
-    Model SLOTS_NOT_FINITE "slots-not-finite" "A tensor of slots holds an infinity or a NaN: the method's training \
-        diverged. Nothing was changed in the model. Lower its learning rate, or look at its losses.";
     Plugin SPLICE_EMPTY "splice-empty" "A method proposed a splice without a graph: the bytes of its ONNX model are missing. \
         Nothing was changed in the model. This is a fault of the plugin, to be reported to its author.";
     Plugin SPLICE_NAME "splice-name" "Two inputs of a splice's graph would have one name: sites, tables with their gates, and \

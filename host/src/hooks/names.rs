@@ -2,7 +2,9 @@
 
 use std::fmt;
 
-use engraft_plugin_api::{Site, WeightRef};
+use engraft_plugin_api::{Activation, Site, WeightRef};
+
+use super::slots::{SlotBranch, SlotPart};
 
 /// An input of a rigged graph.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -29,6 +31,10 @@ pub(crate) enum Name {
     Gate(WeightRef),
     /// A dense sum, in the shape of the stored tensor.
     Dense(WeightRef),
+    /// A tensor of a branch of slots.
+    Slot(SlotBranch, SlotPart),
+    /// Row gate of a branch of slots, `[rows, 1, n]`.
+    SlotGate(SlotBranch),
     /// Target tokens of the log-likelihood terms, `[n]`.
     Targets,
     /// Weights of the log-likelihood terms, `[n]`.
@@ -67,6 +73,8 @@ impl fmt::Display for Name {
             Self::Right(weight) => write!(f, "engraft.right:{weight}"),
             Self::Gate(weight) => write!(f, "engraft.gate:{weight}"),
             Self::Dense(weight) => write!(f, "engraft.dense:{weight}"),
+            Self::Slot(branch, part) => write!(f, "engraft.slots.{}:{}", part.word(), Slots(branch)),
+            Self::SlotGate(branch) => write!(f, "engraft.gate.slots:{}", Slots(branch)),
             Self::Targets => f.write_str("engraft.nll.targets"),
             Self::NllWeights => f.write_str("engraft.nll.weights"),
             Self::Reference(from_reference) => write!(f, "engraft.kl.{from_reference}.reference"),
@@ -79,5 +87,19 @@ impl fmt::Display for Name {
             Self::WindowAt => f.write_str("engraft.window.at"),
             Self::WindowStarts => f.write_str("engraft.window.starts"),
         }
+    }
+}
+
+/// A branch of slots in words.
+struct Slots<'b>(&'b SlotBranch);
+
+impl fmt::Display for Slots<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (layer, activation, gated) = self.0;
+        let activation = match activation {
+            Activation::Model => "model",
+            Activation::Relu => "relu",
+        };
+        write!(f, "blocks.{layer}.{activation}{}", if *gated { ".gated" } else { "" })
     }
 }

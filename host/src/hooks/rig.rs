@@ -7,6 +7,7 @@ use engraft_plugin_api::{BlockSite, Site, WeightRef};
 use super::arrange::arrange;
 use super::codes;
 use super::names::Name;
+use super::slots::{Prepared, SlotBranch, touched};
 use super::types::{Types, cast};
 use crate::anatomy::{Anatomy, Axes, Storage};
 use crate::base::{Error, Result};
@@ -33,6 +34,8 @@ pub struct Rig {
     pub taps: Vec<(Site, bool)>,
     /// Weights that patches reach.
     pub branches: BTreeSet<(WeightRef, Branch)>,
+    /// Slots beside MLPs.
+    pub slots: BTreeSet<SlotBranch>,
     /// Weights whose use is made an edge of its own, so that it can be differentiated.
     pub variables: BTreeSet<WeightRef>,
     /// Logits are formed at given places.
@@ -67,28 +70,43 @@ pub struct Rigged {
 impl Rig {
     /// True for the pass that answers requests: logits, under patches or without.
     pub fn serves(&self) -> bool {
-        let Self { overwrites, adds, taps, branches: _, variables, logits, seeds: _, cache: _, intercepts: _ } = self;
+        let Self {
+            overwrites,
+            adds,
+            taps,
+            branches: _,
+            slots: _,
+            variables,
+            logits,
+            seeds: _,
+            cache: _,
+            intercepts: _,
+        } = self;
         *logits && overwrites.is_empty() && adds.is_empty() && taps.is_empty() && variables.is_empty()
     }
 
     /// Attaches everything to a graph.
     ///
-    /// The outputs of the base graph are dropped. At one edge the side branch comes first, then the methods that are
-    /// called there, then overwrites, then additions; a tap reads what is left after them.
+    /// The outputs of the base graph are dropped. At one edge the side branch comes first, then slots, then the methods
+    /// that are called there, then overwrites, then additions; a tap reads what is left after them.
     ///
     /// # Errors
-    /// `site-absent` or `weight-absent` with the reason; `site-not-pokable`.
+    /// `site-absent` or `weight-absent` with the reason; `site-not-pokable`; `slots-place` or `slots-activation`.
     pub fn attach(&self, graph: &Graph, anatomy: &Anatomy) -> Result<Rigged> {
         let taps = self.taps.iter().map(|(site, _)| site);
         let used = taps.chain(&self.overwrites).chain(&self.adds).chain(&self.seeds).chain(&self.intercepts).copied();
+        let slots = self.slots.iter().map(|branch| Prepared::of(graph, anatomy, *branch));
+        let slots = slots.collect::<Result<Vec<_>>>()?;
+        let used = used.chain(self.slots.iter().map(|branch| touched(*branch).0));
         let branched = self.branches.iter().filter(|(_, b)| *b == Branch::LowRank).map(|(weight, _)| *weight);
+        let branched = branched.chain(self.slots.iter().map(|branch| touched(*branch).1));
         match arrange(graph, anatomy, used, branched)? {
-            Some((graph, anatomy)) => self.put(&graph, &anatomy),
-            None => self.put(graph, anatomy),
+            Some((graph, anatomy)) => self.put(&graph, &anatomy, &slots),
+            None => self.put(graph, anatomy, &slots),
         }
     }
 
-    fn put(&self, graph: &Graph, anatomy: &Anatomy) -> Result<Rigged> {
+    fn put(&self, graph: &Graph, anatomy: &Anatomy, slots: &[Prepared]) -> Result<Rigged> {
         let types = Types::of(graph)?;
         let mut patch = Patch::new(graph);
         patch.drop_outputs();
@@ -120,7 +138,7 @@ impl Rig {
             patch.reroute(&place.reader.0, place.reader.1, &back)?;
             variables.insert(weight, own);
         }
-        for step in self.steps(&patch, anatomy)? {
+        for step in self.steps(&patch, anatomy, slots)? {
             step.attach(&mut patch, anatomy, &types)?;
         }
         let mut taps = Vec::new();
@@ -155,9 +173,9 @@ impl Rig {
     }
 
     /// Everything that is put into activations, in the order of the computation.
-    fn steps(&self, patch: &Patch<'_>, anatomy: &Anatomy) -> Result<Vec<Step>> {
+    fn steps<'s>(&self, patch: &Patch<'_>, anatomy: &Anatomy, slots: &'s [Prepared]) -> Result<Vec<Step<'s>>> {
         let mut steps = Vec::new();
-        let mut push = |edge: &str, order: usize, step: Step| {
+        let mut push = |edge: &str, order: usize, step: Step<'s>| {
             steps.push((patch.index().producer_id(edge).map_or(0, |i| i + 1), order, step));
         };
         for &(weight, _) in self.branches.iter().filter(|(_, b)| *b == Branch::LowRank) {
@@ -165,14 +183,17 @@ impl Rig {
             let Some(output) = &place.output else { continue };
             push(output, 0, Step::Branch(weight));
         }
+        for prepared in slots {
+            push(anatomy.site(touched(prepared.branch).0)?, 1, Step::Slots(prepared));
+        }
         for &site in &self.intercepts {
-            push(anatomy.site(site)?, 1, Step::Intercept(pokable(site)?));
+            push(anatomy.site(site)?, 2, Step::Intercept(pokable(site)?));
         }
         for (i, &site) in self.overwrites.iter().enumerate() {
-            push(anatomy.site(site)?, 2, Step::Overwrite(i, pokable(site)?));
+            push(anatomy.site(site)?, 3, Step::Overwrite(i, pokable(site)?));
         }
         for (i, &site) in self.adds.iter().enumerate() {
-            push(anatomy.site(site)?, 3, Step::Add(i, pokable(site)?));
+            push(anatomy.site(site)?, 4, Step::Add(i, pokable(site)?));
         }
         steps.sort_by_key(|(position, order, _)| (*position, *order));
         Ok(steps.into_iter().map(|(_, _, step)| step).collect())
@@ -280,17 +301,19 @@ fn places(patch: &mut Patch<'_>, name: Name) -> Result<String> {
 }
 
 /// One thing that is put into an activation.
-enum Step {
+enum Step<'s> {
     Branch(WeightRef),
+    Slots(&'s Prepared),
     Intercept(Site),
     Overwrite(usize, Site),
     Add(usize, Site),
 }
 
-impl Step {
+impl Step<'_> {
     fn attach(&self, patch: &mut Patch<'_>, anatomy: &Anatomy, types: &Types) -> Result<()> {
         match *self {
             Self::Branch(weight) => branch(patch, anatomy, types, weight),
+            Self::Slots(prepared) => prepared.attach(patch, anatomy, types),
             Self::Intercept(site) => intercept(patch, anatomy, types, site),
             Self::Overwrite(i, site) => {
                 let edge = anatomy.site(site)?;

@@ -2,14 +2,17 @@
 
 use std::sync::Arc;
 
-use engraft_plugin_api::{Change, EditRequest, Params, Place, RunRequest};
+use engraft_plugin_api::{Change, EditRequest, Params, Place, RunRequest, SlotGate, Slots, Tensor};
 
 use super::codes;
 use super::feed;
 use super::intercept::{Intercepts, intercepts};
 use super::open::{Model, State};
 use crate::base::{Error, Hash, Result};
-use crate::weights::{Action, Checked, Entry, Patch, PatchId, check_delta, codes as weight_codes};
+use crate::hooks::{check_place, check_slot_branch};
+use crate::weights::{
+    Action, Checked, Entry, Patch, PatchId, check_delta, check_part, check_slots, codes as weight_codes, slot_key,
+};
 
 /// What a method proposed, with where it came from.
 #[derive(Clone, Debug)]
@@ -43,8 +46,15 @@ impl Model {
     /// Checks changes without applying them: shape, finiteness, known weights, and size against the weights.
     ///
     /// # Errors
-    /// `delta-weight`, `delta-shape`, `delta-not-finite` or `delta-too-large`
+    /// `delta-weight`, `delta-shape`, `delta-not-finite` or `delta-too-large`; `slots-place`, `slots-shape`,
+    /// `slots-not-finite`, `slots-too-many` or `slots-activation`; `patch-state-twice`, `statistic-part`, or
+    /// `change-unsupported` for kinds of changes that are not carried out.
     pub fn validate(&self, changes: &[Change], limits: Limits) -> Result<Vec<Checked>> {
+        for change in changes {
+            if let Change::Slots(slots) = change {
+                check_slot_branch(self.graph(), self.anatomy(), slot_key(slots))?;
+            }
+        }
         self.check(changes, |weight| {
             let base = self.base_weight(weight)?;
             Ok((base.iter().map(|&v| f64::from(v) * f64::from(v)).sum::<f64>().sqrt(), limits.norm_ratio))
@@ -62,17 +72,36 @@ impl Model {
         size: impl Fn(engraft_plugin_api::WeightRef) -> Result<(f64, f64)>,
     ) -> Result<Vec<Checked>> {
         let mut checked = Vec::new();
+        let mut states = 0;
         for change in changes {
             let (weight, delta) = match change {
                 Change::Weight { weight, delta } => (weight, delta),
                 Change::Intercept { sites, .. } => {
                     self.check_intercept(sites)?;
+                    checked.push(Checked::default());
                     continue;
                 }
-                Change::State(_) => continue,
+                Change::Slots(slots) => {
+                    check_place(self.anatomy(), slots.layer)?;
+                    checked.push(check_slots(slots, self.anatomy().d_model)?);
+                    continue;
+                }
+                Change::State(_) if states == 0 => {
+                    states += 1;
+                    checked.push(Checked::default());
+                    continue;
+                }
+                Change::State(_) => {
+                    return Err(Error::new(&weight_codes::STATE_TWICE, "a patch with more than one state"));
+                }
+                Change::Statistic(part) => {
+                    check_part(part)?;
+                    checked.push(Checked::default());
+                    continue;
+                }
                 _ => {
-                    let text = "a change of a kind that this host does not know";
-                    return Err(Error::new(&weight_codes::DELTA_WEIGHT, text));
+                    let text = format!("{} is not carried out by this host", kind(change));
+                    return Err(Error::new(&weight_codes::CHANGE_UNSUPPORTED, text));
                 }
             };
             let place = self.anatomy().weight(*weight).map_err(|e| {
@@ -89,7 +118,8 @@ impl Model {
     ///
     /// Every change is checked, the journal is written, the sum of patches is swapped in one step, and probe logits
     /// are compared: an edit that does not reach the running model is taken back and is an error. A proposal without
-    /// changes is a patch without effect. What weights in fewer bits than float32 would lose of it in an export is
+    /// changes to weights or slots is a patch without effect. Slots may be silent at the probe: such are proven by
+    /// probe logits with all of the patch's slots held open. What weights in fewer bits than float32 would lose of it in an export is
     /// noted in the journal: [`Model::rounding`].
     ///
     /// # Errors
@@ -118,7 +148,11 @@ impl Model {
         let mut patches = journal.active().to_vec();
         patches.push((patch.id(), patch.clone()));
         let next = self.sum(patches)?;
-        let before = if patch.changes.is_empty() { None } else { Some(self.probe(&patch)?) };
+        let acts = patch
+            .changes
+            .iter()
+            .any(|c| matches!(c, Change::Weight { .. } | Change::Slots(_) | Change::Intercept { .. }));
+        let before = if acts { Some(self.probe(&patch, Vec::new())?) } else { None };
         let previous = self.state();
         let id = journal.commit(patch.clone(), next.hash, rounding)?;
         self.set_state(next);
@@ -128,11 +162,11 @@ impl Model {
                 self.set_state(self.sum(previous.patches.clone())?);
                 Err(error)
             };
-            match self.probe(&patch) {
-                Ok(after) if after != before => {}
+            match self.shows(&patch, &before) {
+                Ok(true) => {}
                 // What a method makes of an activation may depend on the text.
-                Ok(_) if intercepts(&patch.changes) => {}
-                Ok(_) => {
+                Ok(false) if intercepts(&patch.changes) => {}
+                Ok(false) => {
                     let text = format!("the patch {id} of `{}` leaves the probe logits as they were", patch.method);
                     return undo(Error::new(&codes::NO_EFFECT, text));
                 }
@@ -194,15 +228,25 @@ impl Model {
     }
 
     fn sum(&self, patches: Vec<(PatchId, Arc<Patch>)>) -> Result<State> {
-        let overlay = self.overlay(patches.iter().map(|(_, p)| p.changes.as_slice()));
+        let overlay = self.overlay(patches.iter().map(|(_, p)| p.changes.as_slice()))?;
         let values = feed::overlay_values(&overlay, self.graph(), self.anatomy())?;
         let intercepts = Arc::new(Intercepts::of(&patches));
         Ok(State { hash: intercepts.hash(overlay.hash()), patches, overlay: Arc::new(overlay), values, intercepts })
     }
 
-    /// Logits after every token of the first request's prompt and target; where there is no text, of a row over the
+    /// True if a patch that was made part of the model shows in the probe logits, which were `before`.
+    fn shows(&self, patch: &Patch, before: &[u32]) -> Result<bool> {
+        let after = self.probe(patch, Vec::new())?;
+        if after != before {
+            return Ok(true);
+        }
+        let open: Vec<Change> = patch.changes.iter().filter_map(opened).collect();
+        Ok(!open.is_empty() && self.probe(patch, open)? != after)
+    }
+
+    /// Logits after every token of the first request's prompt and target, under trial changes; where there is no text, of a row over the
     /// vocabulary.
-    fn probe(&self, patch: &Patch) -> Result<Vec<u32>> {
+    fn probe(&self, patch: &Patch, under: Vec<Change>) -> Result<Vec<u32>> {
         let a = self.anatomy();
         let context = a.context.unwrap_or(usize::MAX);
         let text = patch.requests.first().and_then(|r| r.filled().ok().map(|p| format!("{p} {}", r.target.new)));
@@ -215,8 +259,32 @@ impl Model {
         };
         row.truncate(context);
         let logits = (0..row.len()).map(|pos| Place { row: 0, pos }).collect();
-        let reply = self.run(&RunRequest { rows: vec![row], logits, ..RunRequest::default() })?;
+        let reply = self.run(&RunRequest { rows: vec![row], logits, under, ..RunRequest::default() })?;
         Ok(reply.logits.as_f32()?.iter().map(|v| v.to_bits()).collect())
+    }
+}
+
+/// Slots that answer to everything, no two alike: their keys are zero and their biases lie between 1 and 2.
+fn opened(change: &Change) -> Option<Change> {
+    let Change::Slots(slots) = change else { return None };
+    let open = |t: &Tensor| {
+        let n = t.len();
+        Tensor::f32([n], (0..n).map(|i| 1.0 + i as f32 / n as f32).collect()).ok()
+    };
+    let silent = |t: &Tensor| Tensor::zeros(t.shape());
+    let gate = match &slots.gate {
+        Some(gate) => Some(SlotGate { keys: silent(&gate.keys), bias: open(&gate.bias)? }),
+        None => None,
+    };
+    Some(Change::Slots(Slots { keys: silent(&slots.keys), bias: open(&slots.bias)?, gate, ..slots.clone() }))
+}
+
+/// The kind of a change in words.
+fn kind(change: &Change) -> &'static str {
+    match change {
+        Change::Splice(_) => "a splice",
+        Change::Route => "routing",
+        _ => "a change of a kind that is not known",
     }
 }
 

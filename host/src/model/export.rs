@@ -11,12 +11,14 @@ use super::{codes, feed, narrow};
 use crate::anatomy::WeightEdge;
 use crate::base::{Error, Result};
 use crate::graph::{Graph, Initializer, Patch, export_with};
+use crate::hooks::bake_slots;
 use crate::weights::{Overlay, Rounding};
 
 impl Model {
     /// Writes the model with its active patches baked in to a new folder, whole or not at all. Tensors that more than
     /// one node reads are un-shared first, so that only the edited use changes. The base model's files are not
-    /// touched. A weight and its sum are added in float32 and rounded once to the type that the file keeps it in; what
+    /// touched. Slots become nodes and initializers beside their MLPs, computed in float32; opened
+    /// again, such an MLP is absent from the anatomy, which does not read sums of linear maps. A weight and its sum are added in float32 and rounded once to the type that the file keeps it in; what
     /// that takes from the sum is returned, for each weight in fewer bits than float32.
     ///
     /// # Errors
@@ -36,7 +38,11 @@ impl Model {
         let rounding = self.rounding_in(&state.overlay)?;
         let edited = feed::branches(&state.overlay).into_iter().map(|(weight, _)| weight).collect::<BTreeSet<_>>();
         let lost = |r: &Rounding| r.changed == 0 && r.loss > 0.0;
-        if rounding.len() == edited.len() && !rounding.is_empty() && rounding.iter().all(lost) {
+        if rounding.len() == edited.len()
+            && !rounding.is_empty()
+            && rounding.iter().all(lost)
+            && state.overlay.slots.is_empty()
+        {
             let text = format!("the export would be the unedited model: {}", rounding[0]);
             return Err(Error::new(&codes::NO_EFFECT, text)
                 .help("edit and export a float32 copy of the model, or make the edit stronger"));
@@ -49,9 +55,11 @@ impl Model {
         Ok(rounding)
     }
 
-    /// The graph with edited uses un-shared, and the tensors that are new.
+    /// The graph with slots in it and edited uses un-shared, and the tensors that are new.
     fn baked(&self, overlay: &Overlay, weights: BTreeSet<WeightRef>) -> Result<(Graph, Vec<Initializer>)> {
-        let mut patch = Patch::new(self.graph());
+        let slots = overlay.slots.iter().map(|(branch, neurons)| (*branch, feed::slot_tensors(neurons, *branch)));
+        let (graph, mut replaced) = bake_slots(self.graph(), self.anatomy(), slots)?;
+        let mut patch = Patch::new(&graph);
         let mut edited: Vec<(WeightEdge, String, Vec<f32>)> = Vec::new();
         for weight in weights {
             let place = self.anatomy().weight(weight)?;
@@ -73,7 +81,6 @@ impl Model {
             };
             edited.push((place.clone(), name, stored));
         }
-        let mut replaced = Vec::new();
         for (place, name, sum) in edited {
             let Some(base) = self.graph().initializer(&place.initializer) else { continue };
             let values = self.graph().values(base)?;

@@ -1,5 +1,5 @@
 //! The sum of patches as inputs of a rigged graph: factors padded to packed tensors, dense sums in the orientation of
-//! the file, a gate for every row.
+//! the file, slots side by side, a gate for every row.
 
 use std::collections::BTreeSet;
 
@@ -8,14 +8,19 @@ use engraft_plugin_api::WeightRef;
 use crate::anatomy::{Anatomy, Columns, Storage, WeightEdge};
 use crate::base::Result;
 use crate::graph::Graph;
-use crate::hooks::{Branch, Name, Values};
+use crate::hooks::{Branch, Name, SlotBranch, SlotPart, Values};
 use crate::runtime::Value;
-use crate::weights::Overlay;
+use crate::weights::{Neurons, Overlay};
 
 /// The branches that an overlay needs.
 pub(super) fn branches(overlay: &Overlay) -> BTreeSet<(WeightRef, Branch)> {
     let low = overlay.low_rank.keys().map(|&w| (w, Branch::LowRank));
     low.chain(overlay.dense.keys().map(|&w| (w, Branch::Dense))).collect()
+}
+
+/// The branches of slots that an overlay needs.
+pub(super) fn slots(overlay: &Overlay) -> BTreeSet<SlotBranch> {
+    overlay.slots.keys().copied().collect()
 }
 
 /// The inputs that hold an overlay, without the gates.
@@ -47,6 +52,12 @@ pub(super) fn overlay_values(overlay: &Overlay, graph: &Graph, anatomy: &Anatomy
         let dims = graph.initializer(&place.initializer).map(|i| i.dims()).unwrap_or_default();
         values.set(Name::Dense(weight), Value::f32(&dims, to_stored(dense, place, graph))?);
     }
+    for (&branch, neurons) in &overlay.slots {
+        for (&part, flat) in SlotPart::all(branch.2).iter().zip(slot_tensors(neurons, branch)) {
+            let shape = part.shape(anatomy.d_model, neurons.count());
+            values.set(Name::Slot(branch, part), Value::f32(&shape, flat)?);
+        }
+    }
     Ok(values)
 }
 
@@ -56,7 +67,28 @@ pub(super) fn open_gates(overlay: &Overlay, rows: usize, values: &mut Values) ->
         let rank = factors.rank();
         values.set(Name::Gate(weight), Value::f32(&[rows, 1, rank], vec![1.0; rows * rank])?);
     }
+    for (&branch, neurons) in &overlay.slots {
+        let n = neurons.count();
+        values.set(Name::SlotGate(branch), Value::f32(&[rows, 1, n], vec![1.0; rows * n])?);
+    }
     Ok(())
+}
+
+/// The tensors of a branch of slots, row-major, in the order of [`SlotPart::all`].
+pub(super) fn slot_tensors(neurons: &Neurons, (.., gated): SlotBranch) -> Vec<Vec<f32>> {
+    let columns = |vectors: &[Vec<f32>]| {
+        let (n, width) = (vectors.len(), vectors.first().map_or(0, Vec::len));
+        let mut flat = vec![0.0; n * width];
+        for (i, vector) in vectors.iter().enumerate() {
+            vector.iter().enumerate().for_each(|(c, &v)| flat[c * n + i] = v);
+        }
+        flat
+    };
+    let mut tensors = vec![columns(&neurons.keys), neurons.bias.clone(), neurons.values.concat()];
+    if gated {
+        tensors.extend([columns(&neurons.gate_keys), neurons.gate_bias.clone()]);
+    }
+    tensors
 }
 
 /// The columns of a weight in its stored tensor, and the number of columns of that tensor.

@@ -36,6 +36,8 @@ mod halves;
 #[cfg(test)]
 mod intercepted;
 #[cfg(test)]
+mod slots;
+#[cfg(test)]
 mod tests;
 
 pub use edit::{Limits, Proposal};

@@ -12,7 +12,7 @@ use super::open::Model;
 use crate::base::{Cancel, Error, Result};
 use crate::hooks::{Name, Rig, Values};
 use crate::runtime::Value;
-use crate::weights::Overlay;
+use crate::weights::{Overlay, check_count};
 
 /// The changes that a request sees, as inputs.
 pub(super) struct Seen {
@@ -57,6 +57,7 @@ impl Model {
             adds: request.adds.iter().map(|p| p.site).collect(),
             taps: request.taps.iter().map(|t| (t.site, t.places.is_some())).collect(),
             branches: feed::branches(&seen.overlay),
+            slots: feed::slots(&seen.overlay),
             variables: Default::default(),
             logits: !request.logits.is_empty(),
             cache: false,
@@ -112,7 +113,7 @@ impl Model {
                 ));
             }
             let committed = state.patches.iter().map(|(_, p)| p.changes.as_slice());
-            let overlay = self.overlay(committed.chain([under]));
+            let overlay = self.overlay(committed.chain([under]))?;
             let values = feed::overlay_values(&overlay, self.graph(), self.anatomy())?;
             (Arc::new(overlay), values)
         };
@@ -121,8 +122,15 @@ impl Model {
     }
 
     /// Sums changes of this model.
-    pub(super) fn overlay<'a>(&self, sources: impl IntoIterator<Item = &'a [Change]>) -> Overlay {
-        Overlay::of(sources, |w| self.anatomy().weights.get(&w).map(|p| p.shape))
+    ///
+    /// # Errors
+    /// `slots-too-many`
+    pub(super) fn overlay<'a>(&self, sources: impl IntoIterator<Item = &'a [Change]>) -> Result<Overlay> {
+        let overlay = Overlay::of(sources, |w| self.anatomy().weights.get(&w).map(|p| p.shape));
+        for (layer, count) in overlay.slot_counts() {
+            check_count(layer, count)?;
+        }
+        Ok(overlay)
     }
 
     /// The values that are put in at sites.

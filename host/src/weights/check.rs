@@ -1,16 +1,16 @@
 //! Every delta is checked before anything sees it: the runtime would accept wrong shapes and NaN without a word.
 
-use engraft_plugin_api::{Delta, Tensor, WeightRef};
+use engraft_plugin_api::{Delta, Increment, Tensor, WeightRef};
 
 use super::codes;
 use crate::base::{Code, Error, Result};
 
-/// A delta that fits its weight.
-#[derive(Clone, Copy, Debug, PartialEq)]
+/// A change that fits the model.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Checked {
-    /// The Frobenius norm of the delta.
+    /// The Frobenius norm of the delta, or of the values of slots; 0 for what the model does not compute with.
     pub norm: f64,
-    /// The norm of the delta over that of the weight.
+    /// The norm of the delta over that of the weight; 0 where there is none.
     pub ratio: f64,
 }
 
@@ -73,6 +73,23 @@ pub fn check_delta(
         );
     }
     Ok(Checked { norm, ratio })
+}
+
+/// Checks a part of a running statistic by itself.
+///
+/// # Errors
+/// `statistic-part`
+pub fn check_part(part: &Increment) -> Result<()> {
+    let fail = |text: String| Err(Error::new(&codes::STATISTIC_PART, text));
+    if part.name.is_empty() {
+        return fail("a part of a running statistic without a name".into());
+    }
+    match part.value.as_f32() {
+        Ok(values) if values.iter().any(|v| !v.is_finite()) => {
+            fail(format!("a part of the running statistic `{}` holds a value that is not finite", part.name))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The Frobenius norm; of a product without forming it: ‖LR‖² = Σ (LᵀL) ∘ (RRᵀ).

@@ -13,6 +13,19 @@ codes! {
         usual cause.";
     Plugin DELTA_WEIGHT "delta-weight" "A method proposed to change a weight that this model does not have. Nothing \
         was changed.";
+    Plugin SLOTS_SHAPE "slots-shape" "A method proposed slots whose tensors do not fit one another or the model: keys \
+        are `[d_model, n]`, biases `[n]` and values `[n, d_model]`, all float32, and there is at least one neuron. \
+        Nothing was changed. Slots that were made for a model of another width are the usual cause.";
+    Plugin SLOTS_NOT_FINITE "slots-not-finite" "A method proposed slots that hold NaN or an infinity. Nothing was \
+        changed. A training that diverged is the usual cause: lower its learning rate.";
+    Plugin SLOTS_TOO_MANY "slots-too-many" "An MLP would have more slots than 10 000, those of all active patches \
+        together. Nothing was changed. Roll back patches that are no longer needed, or spread slots over blocks.";
+    Plugin STATE_TWICE "patch-state-twice" "A method proposed more than one state in one patch. A patch carries at most \
+        one, which holds all that the method remembers of the edit. Nothing was changed. This is a defect of the plugin.";
+    Plugin STATISTIC_PART "statistic-part" "A method proposed a part of a running statistic that has no name or holds NaN \
+        or an infinity. Nothing was changed.";
+    Plugin CHANGE_UNSUPPORTED "change-unsupported" "A method proposed a change of a kind that this host does not carry \
+        out. The patch was refused whole, and nothing was changed. A newer host may know it.";
     Model PATCH_BASE "patch-base" "The patch was made for another base model: its hash differs from that of the model \
         that is open. A patch fits the very weights it was computed on, and no others.";
     Model PATCH_FILE "patch-file" "The file is not a patch file, or it is damaged. Patch files are written by \

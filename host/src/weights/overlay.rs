@@ -1,4 +1,5 @@
-//! The sum of active patches: for each weight low-rank factors side by side, and one dense sum.
+//! The sum of active patches: for each weight low-rank factors side by side, and one dense sum; for each MLP slots side
+//! by side.
 //!
 //! An overlay is a function of the list of patches, never of history: it is summed anew, in order, whenever the list
 //! changes, so that a rollback leaves exactly what would be there had the patch never been made.
@@ -7,6 +8,7 @@ use std::collections::BTreeMap;
 
 use engraft_plugin_api::{Change, Delta, Tensor, WeightRef};
 
+use super::slots::{Neurons, SlotKey, slot_key};
 use crate::base::{Hash, Hasher};
 
 /// Low-rank factors `left · right` of several deltas side by side.
@@ -27,13 +29,15 @@ impl Factors {
     }
 }
 
-/// What is added to the weights of a model.
+/// What is added to a model.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Overlay {
     /// Low-rank sums.
     pub low_rank: BTreeMap<WeightRef, Factors>,
     /// Dense sums, `[in, out]` row-major.
     pub dense: BTreeMap<WeightRef, Vec<f32>>,
+    /// Slots, by the branch that they share.
+    pub slots: BTreeMap<SlotKey, Neurons>,
 }
 
 impl Overlay {
@@ -46,9 +50,15 @@ impl Overlay {
         let mut out = Self::default();
         for (source, changes) in sources.into_iter().enumerate() {
             for (number, change) in changes.iter().enumerate() {
-                let Change::Weight { weight, delta } = change else { continue };
-                if let Some(shape) = shape(*weight) {
-                    out.add(*weight, shape, delta, (source, number));
+                let owner = (source, number);
+                match change {
+                    Change::Weight { weight, delta } => {
+                        if let Some(shape) = shape(*weight) {
+                            out.add(*weight, shape, delta, owner);
+                        }
+                    }
+                    Change::Slots(slots) => out.slots.entry(slot_key(slots)).or_default().add(slots, owner),
+                    _ => {}
                 }
             }
         }
@@ -98,7 +108,16 @@ impl Overlay {
 
     /// True if nothing is added.
     pub fn is_empty(&self) -> bool {
-        self.low_rank.is_empty() && self.dense.is_empty()
+        self.low_rank.is_empty() && self.dense.is_empty() && self.slots.is_empty()
+    }
+
+    /// How many slots each block has that has any.
+    pub fn slot_counts(&self) -> BTreeMap<usize, usize> {
+        let mut counts = BTreeMap::new();
+        for ((layer, ..), neurons) in &self.slots {
+            *counts.entry(*layer).or_default() += neurons.count();
+        }
+        counts
     }
 
     /// The whole sum of one weight as a dense matrix `[in, out]`, accumulated in float64.
@@ -137,6 +156,10 @@ impl Overlay {
         for (weight, dense) in &self.dense {
             hasher.part(weight.to_string()).part(bytes(dense));
         }
+        for ((layer, activation, gated), neurons) in &self.slots {
+            hasher.part(format!("slots {layer} {activation:?} {gated}"));
+            neurons.hash(&mut hasher);
+        }
         hasher.finish()
     }
 }
@@ -174,5 +197,12 @@ mod tests {
         let with = Overlay::of([&a[..], &b[..], &c[..]], |_| Some([1, 1]));
         assert_ne!(with.hash(), without.hash());
         assert_eq!(Overlay::of([&a[..], &c[..]], |_| Some([1, 1])).hash(), without.hash());
+        let slots = |layer, gated, seed| [Change::Slots(crate::weights::waves(layer, 2, 3, gated, seed))];
+        let hash = |list: &[[Change; 1]]| Overlay::of(list.iter().map(|c| &c[..]), |_| None).hash();
+        let (a, b, c) = (slots(0, false, 1.0), slots(0, false, 2.0), slots(0, false, 3.0));
+        assert_eq!(hash(&[a.clone(), c.clone()]), hash(&[a.clone(), c.clone()]));
+        let others = [vec![a.clone(), b.clone(), c], vec![a.clone()], vec![b, a], vec![slots(1, false, 1.0)]];
+        let all: Vec<_> = others.iter().map(|list| hash(list)).chain([hash(&[slots(0, true, 1.0)])]).collect();
+        assert!((0..all.len()).all(|i| !all[..i].contains(&all[i])));
     }
 }

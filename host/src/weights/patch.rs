@@ -3,10 +3,11 @@
 use std::fmt;
 use std::str::FromStr;
 
-use engraft_plugin_api::{Change, Delta, EditRequest, Params};
+use engraft_plugin_api::{Change, Data, Delta, EditRequest, Params, Tensor};
 use serde::{Deserialize, Serialize};
 
 use super::codes;
+use super::slots::slot_key;
 use crate::base::{Error, Hash, Hasher, Result};
 
 /// The name of a patch: the first 16 hexadecimal digits of its content's hash.
@@ -61,27 +62,39 @@ impl Patch {
             hasher.part(&request.target.new).part(request.target.old.as_deref().unwrap_or(""));
         }
         for change in &self.changes {
-            let (weight, delta) = match change {
-                Change::Weight { weight, delta } => (weight, delta),
+            match change {
+                Change::Weight { weight, delta } => {
+                    hasher.part(weight.to_string());
+                    if let Delta::Rows { rows, .. } = delta {
+                        hasher.part(format!("{rows:?}"));
+                    }
+                }
+                Change::Slots(slots) => {
+                    hasher.part(format!("slots {:?}", slot_key(slots)));
+                }
                 Change::State(bytes) => {
                     hasher.part("state").part(bytes);
-                    continue;
+                }
+                Change::Statistic(part) => {
+                    hasher.part(format!("statistic {:?}", part.fold)).part(&part.name);
+                    hash_tensor(&part.value, &mut hasher);
                 }
                 _ => {
                     hasher.part(format!("{change:?}"));
-                    continue;
                 }
-            };
-            hasher.part(weight.to_string());
-            if let Delta::Rows { rows, .. } = delta {
-                hasher.part(format!("{rows:?}"));
             }
-            for tensor in delta.tensors() {
-                hasher.part(format!("{:?}", tensor.shape()));
-                let values = tensor.as_f32().unwrap_or(&[]);
-                hasher.part(values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>());
+            for tensor in change.tensors() {
+                hash_tensor(tensor, &mut hasher);
             }
         }
         PatchId(hasher.finish().to_string()[..16].to_owned())
     }
+}
+
+fn hash_tensor(tensor: &Tensor, hasher: &mut Hasher) {
+    hasher.part(format!("{:?}", tensor.shape()));
+    hasher.part(match tensor.data() {
+        Data::F32(values) => values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>(),
+        Data::I64(values) => values.iter().flat_map(|v| v.to_le_bytes()).collect(),
+    });
 }

@@ -4,7 +4,10 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
-use engraft_plugin_api::{Change, Delta, EditRequest, ParamValue, Params, Target, Tensor, WeightRef};
+use engraft_plugin_api::{
+    Activation, Change, Data, Delta, EditRequest, Fold, Increment, ParamValue, Params, SlotGate, Slots, Target, Tensor,
+    WeightRef,
+};
 use safetensors::tensor::{Dtype, TensorView};
 use safetensors::{SafeTensors, serialize};
 use serde::{Deserialize, Serialize};
@@ -41,58 +44,216 @@ struct MetaRequest {
     target_old: Option<String>,
 }
 
+/// A change without its tensors, told apart by the field that names its kind.
 #[derive(Serialize, Deserialize)]
-#[serde(untagged, deny_unknown_fields)]
+#[serde(untagged)]
 enum MetaChange {
-    Weight {
-        weight: String,
-        delta: String,
-        rows: Option<Vec<usize>>,
-    },
-    Intercept {
-        intercept: Vec<String>,
-        whole_rows: bool,
-    },
-    /// The length, in bytes; they lie among the tensors.
-    State {
-        state: usize,
-    },
+    Weight(MetaWeight),
+    Slots(MetaSlots),
+    Statistic(MetaStatistic),
+    State(MetaState),
+    Intercept(MetaIntercept),
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct MetaWeight {
+    weight: String,
+    delta: String,
+    rows: Option<Vec<usize>>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct MetaSlots {
+    /// The block.
+    slots: usize,
+    activation: String,
+    gated: bool,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct MetaStatistic {
+    /// Its name.
+    statistic: String,
+    fold: String,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct MetaState {
+    /// The number of bytes.
+    state: usize,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct MetaIntercept {
+    /// The sites.
+    intercept: Vec<String>,
+    whole_rows: bool,
+}
+
+/// A tensor of the file: element type, shape, bytes.
+type Stored = (Dtype, Vec<usize>, Vec<u8>);
+
+fn stored(tensor: &Tensor) -> Stored {
+    let (dtype, bytes) = match tensor.data() {
+        Data::F32(values) => (Dtype::F32, values.iter().flat_map(|v| v.to_le_bytes()).collect()),
+        Data::I64(values) => (Dtype::I64, values.iter().flat_map(|v| v.to_le_bytes()).collect()),
+    };
+    (dtype, tensor.shape().to_vec(), bytes)
+}
+
+/// A change without its tensors, and those.
+///
+/// # Errors
+/// `change-unsupported` for kinds that are not stored.
+fn taken_apart(change: &Change) -> Result<(MetaChange, Vec<Stored>)> {
+    let mut tensors: Vec<Stored> = change.tensors().into_iter().map(stored).collect();
+    let meta = match change {
+        Change::Weight { weight, delta } => {
+            let (kind, rows) = match delta {
+                Delta::LowRank { .. } => ("low-rank", None),
+                Delta::Dense(_) => ("dense", None),
+                Delta::Rows { rows, .. } => ("rows", Some(rows.clone())),
+            };
+            MetaChange::Weight(MetaWeight { weight: weight.to_string(), delta: kind.into(), rows })
+        }
+        Change::Slots(slots) => {
+            let activation = match slots.activation {
+                Activation::Model => "model",
+                Activation::Relu => "relu",
+            };
+            let gated = slots.gate.is_some();
+            MetaChange::Slots(MetaSlots { slots: slots.layer, activation: activation.into(), gated })
+        }
+        Change::Statistic(part) => {
+            tensors.push(stored(&part.value));
+            let fold = match part.fold {
+                Fold::Sum => "sum",
+                Fold::Stack => "stack",
+            };
+            MetaChange::Statistic(MetaStatistic { statistic: part.name.clone(), fold: fold.into() })
+        }
+        Change::State(bytes) => {
+            tensors.push((Dtype::U8, vec![bytes.len()], bytes.clone()));
+            MetaChange::State(MetaState { state: bytes.len() })
+        }
+        Change::Intercept { sites, whole_rows } => {
+            let intercept = sites.iter().map(ToString::to_string).collect();
+            MetaChange::Intercept(MetaIntercept { intercept, whole_rows: *whole_rows })
+        }
+        _ => return Err(Error::new(&codes::CHANGE_UNSUPPORTED, "a change of a kind that is not kept in files")),
+    };
+    Ok((meta, tensors))
+}
+
+/// The file that a patch is read from.
+struct Reader<'f> {
+    path: &'f Path,
+    tensors: SafeTensors<'f>,
+}
+
+impl Reader<'_> {
+    fn view(&self, change: usize, number: usize) -> Result<TensorView<'_>> {
+        let found = self.tensors.tensor(&format!("{change}.{number}"));
+        found.map_err(|e| damaged(self.path, "a tensor is missing").because(e))
+    }
+
+    fn tensor(&self, change: usize, number: usize) -> Result<Tensor> {
+        let view = self.view(change, number)?;
+        let made = match view.dtype() {
+            Dtype::F32 => {
+                let values = view.data().as_chunks::<4>().0.iter().map(|&b| f32::from_le_bytes(b)).collect();
+                Tensor::f32(view.shape(), values)
+            }
+            Dtype::I64 => {
+                let values = view.data().as_chunks::<8>().0.iter().map(|&b| i64::from_le_bytes(b)).collect();
+                Tensor::i64(view.shape(), values)
+            }
+            _ => {
+                let text = format!("the tensor `{change}.{number}` is of neither float32 nor int64");
+                return Err(damaged(self.path, &text));
+            }
+        };
+        made.map_err(|e| damaged(self.path, &e.to_string()))
+    }
+
+    fn floats(&self, change: usize, number: usize) -> Result<Tensor> {
+        let tensor = self.tensor(change, number)?;
+        match tensor.as_f32() {
+            Ok(_) => Ok(tensor),
+            Err(_) => Err(damaged(self.path, &format!("the tensor `{change}.{number}` is not of float32"))),
+        }
+    }
+
+    fn unknown(&self, what: &str, found: &str) -> Error {
+        damaged(self.path, &format!("{what} of kind `{found}` is not known"))
+    }
+
+    fn change(&self, i: usize, meta: MetaChange) -> Result<Change> {
+        Ok(match meta {
+            MetaChange::Weight(meta) => {
+                let weight: WeightRef =
+                    meta.weight.parse().map_err(|e| damaged(self.path, "a weight is misspelt").because(e))?;
+                let delta = match (meta.delta.as_str(), meta.rows) {
+                    ("low-rank", None) => Delta::LowRank { left: self.floats(i, 0)?, right: self.floats(i, 1)? },
+                    ("dense", None) => Delta::Dense(self.floats(i, 0)?),
+                    ("rows", Some(rows)) => Delta::Rows { rows, values: self.floats(i, 0)? },
+                    (other, _) => return Err(self.unknown("a delta", other)),
+                };
+                Change::Weight { weight, delta }
+            }
+            MetaChange::Slots(meta) => {
+                let activation = match meta.activation.as_str() {
+                    "model" => Activation::Model,
+                    "relu" => Activation::Relu,
+                    other => return Err(self.unknown("an activation function", other)),
+                };
+                let (keys, bias, values) = (self.floats(i, 0)?, self.floats(i, 1)?, self.floats(i, 2)?);
+                let gate =
+                    || -> Result<SlotGate> { Ok(SlotGate { keys: self.floats(i, 3)?, bias: self.floats(i, 4)? }) };
+                let gate = meta.gated.then(gate).transpose()?;
+                Change::Slots(Slots { layer: meta.slots, keys, bias, values, gate, activation })
+            }
+            MetaChange::Statistic(meta) => {
+                let fold = match meta.fold.as_str() {
+                    "sum" => Fold::Sum,
+                    "stack" => Fold::Stack,
+                    other => return Err(self.unknown("a fold", other)),
+                };
+                Change::Statistic(Increment { name: meta.statistic, fold, value: self.tensor(i, 0)? })
+            }
+            MetaChange::State(meta) => {
+                let view = self.view(i, 0)?;
+                if view.dtype() != Dtype::U8 || view.data().len() != meta.state {
+                    return Err(damaged(self.path, &format!("its state is not {} bytes", meta.state)));
+                }
+                Change::State(view.data().to_vec())
+            }
+            MetaChange::Intercept(meta) => {
+                let sites = meta.intercept.iter().map(|site| site.parse()).collect::<Result<_, _>>();
+                let sites = sites.map_err(|e| damaged(self.path, "a site is misspelt").because(e))?;
+                Change::Intercept { sites, whole_rows: meta.whole_rows }
+            }
+        })
+    }
 }
 
 impl Patch {
     /// Writes the patch, whole or not at all.
     ///
     /// # Errors
-    /// `file-write` or `disk-full`.
+    /// `file-write` or `disk-full`; `change-unsupported` for kinds of changes that are not kept.
     pub fn save(&self, path: &Path) -> Result<()> {
-        let mut tensors: BTreeMap<String, (Dtype, Vec<usize>, Vec<u8>)> = BTreeMap::new();
+        let mut tensors: BTreeMap<String, Stored> = BTreeMap::new();
         let mut changes = Vec::new();
         for (i, change) in self.changes.iter().enumerate() {
-            let (weight, delta) = match change {
-                Change::Weight { weight, delta } => (weight, delta),
-                Change::Intercept { sites, whole_rows } => {
-                    let intercept = sites.iter().map(ToString::to_string).collect();
-                    changes.push(MetaChange::Intercept { intercept, whole_rows: *whole_rows });
-                    continue;
-                }
-                Change::State(bytes) => {
-                    changes.push(MetaChange::State { state: bytes.len() });
-                    tensors.insert(format!("{i}.state"), (Dtype::U8, vec![bytes.len()], bytes.clone()));
-                    continue;
-                }
-                other => return Err(damaged(path, &format!("it holds a change that no file can: {other:?}"))),
-            };
-            let (kind, rows) = match delta {
-                Delta::LowRank { .. } => ("low-rank", None),
-                Delta::Dense(_) => ("dense", None),
-                Delta::Rows { rows, .. } => ("rows", Some(rows.clone())),
-            };
-            changes.push(MetaChange::Weight { weight: weight.to_string(), delta: kind.into(), rows });
-            for (j, tensor) in delta.tensors().into_iter().enumerate() {
-                let values = tensor.as_f32().map_err(|e| damaged(path, &e.to_string()))?;
-                let bytes = values.iter().flat_map(|v| v.to_le_bytes()).collect();
-                tensors.insert(format!("{i}.{j}"), (Dtype::F32, tensor.shape().to_vec(), bytes));
-            }
+            let (meta, own) = taken_apart(change)?;
+            changes.push(meta);
+            tensors.extend(own.into_iter().enumerate().map(|(j, tensor)| (format!("{i}.{j}"), tensor)));
         }
         let meta = Meta {
             format: FORMAT,
@@ -117,8 +278,8 @@ impl Patch {
         let text = serde_json::to_string(&meta).map_err(|e| damaged(path, "it cannot be described").because(e))?;
         let views = tensors
             .iter()
-            .map(|(name, (kind, shape, bytes))| {
-                TensorView::new(*kind, shape.clone(), bytes).map(|v| (name.as_str(), v))
+            .map(|(name, (dtype, shape, bytes))| {
+                TensorView::new(*dtype, shape.clone(), bytes).map(|v| (name.as_str(), v))
             })
             .collect::<Result<Vec<_>, _>>()
             .map_err(|e| damaged(path, "its tensors do not fit their shapes").because(e))?;
@@ -144,44 +305,9 @@ impl Patch {
         }
         let tensors =
             SafeTensors::deserialize(&bytes).map_err(|e| damaged(path, "its tensors are cut off").because(e))?;
-        let tensor = |i: usize, j: usize| -> Result<Tensor> {
-            let view =
-                tensors.tensor(&format!("{i}.{j}")).map_err(|e| damaged(path, "a tensor is missing").because(e))?;
-            if view.dtype() != Dtype::F32 {
-                return Err(damaged(path, &format!("the tensor `{i}.{j}` is not of float32")));
-            }
-            let values = view.data().as_chunks::<4>().0.iter().map(|&b| f32::from_le_bytes(b)).collect();
-            Tensor::f32(view.shape(), values).map_err(|e| damaged(path, &e.to_string()))
-        };
-        let mut changes = Vec::new();
-        for (i, change) in meta.changes.into_iter().enumerate() {
-            let (weight, delta, rows) = match change {
-                MetaChange::Weight { weight, delta, rows } => (weight, delta, rows),
-                MetaChange::Intercept { intercept, whole_rows } => {
-                    let sites = intercept.iter().map(|site| site.parse()).collect::<Result<_, _>>();
-                    let sites = sites.map_err(|e| damaged(path, "a site is misspelt").because(e))?;
-                    changes.push(Change::Intercept { sites, whole_rows });
-                    continue;
-                }
-                MetaChange::State { state } => {
-                    let view = tensors.tensor(&format!("{i}.state"));
-                    let view = view.map_err(|e| damaged(path, "a state is missing").because(e))?;
-                    if view.dtype() != Dtype::U8 || view.data().len() != state {
-                        return Err(damaged(path, &format!("the state `{i}.state` is not of {state} bytes")));
-                    }
-                    changes.push(Change::State(view.data().to_vec()));
-                    continue;
-                }
-            };
-            let weight: WeightRef = weight.parse().map_err(|e| damaged(path, "a weight is misspelt").because(e))?;
-            let delta = match (delta.as_str(), rows) {
-                ("low-rank", None) => Delta::LowRank { left: tensor(i, 0)?, right: tensor(i, 1)? },
-                ("dense", None) => Delta::Dense(tensor(i, 0)?),
-                ("rows", Some(rows)) => Delta::Rows { rows, values: tensor(i, 0)? },
-                (other, _) => return Err(damaged(path, &format!("a delta of kind `{other}` is not known"))),
-            };
-            changes.push(Change::Weight { weight, delta });
-        }
+        let reader = Reader { path, tensors };
+        let changes = meta.changes.into_iter().enumerate().map(|(i, change)| reader.change(i, change));
+        let changes = changes.collect::<Result<Vec<_>>>()?;
         let requests = meta.requests.into_iter().map(|r| EditRequest {
             id: r.id,
             prompt: r.prompt,
@@ -266,8 +392,15 @@ mod tests {
                     weight: WeightRef::Embedding,
                     delta: Delta::Rows { rows: vec![4], values: Tensor::zeros([1, 3]) },
                 },
-                Change::State(vec![1, 2, 255]),
+                Change::Slots(crate::weights::waves(0, 2, 3, true, 1.0)),
+                Change::Slots(Slots { activation: Activation::Relu, ..crate::weights::waves(1, 2, 1, false, 2.0) }),
+                Change::State(vec![0, 255, 7]),
                 Change::Intercept { sites: vec![Site::Embed, Site::LnFinal], whole_rows: true },
+                Change::Statistic(Increment {
+                    name: "keys".into(),
+                    fold: Fold::Stack,
+                    value: Tensor::i64([2], vec![-1, 1 << 40]).unwrap(),
+                }),
             ],
         }
     }
@@ -291,6 +424,27 @@ mod tests {
         patch.params.0.insert("clamp".into(), ParamValue::Number(4.0));
         patch.save(&path).unwrap();
         assert_eq!(Patch::load(&path).unwrap().id(), patch.id());
+    }
+
+    #[test]
+    fn the_name_of_a_patch_covers_every_change() {
+        let whole = patch();
+        let mut names = vec![whole.id()];
+        for i in 0..whole.changes.len() {
+            let mut less = whole.clone();
+            less.changes.remove(i);
+            names.push(less.id());
+        }
+        let mut other = whole.clone();
+        let Some(Change::State(bytes)) = other.changes.iter_mut().find(|c| matches!(c, Change::State(_))) else {
+            panic!()
+        };
+        bytes[1] = 0;
+        names.push(other.id());
+        let n = names.len();
+        names.sort();
+        names.dedup();
+        assert_eq!(names.len(), n);
     }
 
     #[test]

@@ -40,7 +40,7 @@ pub struct SlotGate {
 }
 
 /// The activation function of slots.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Activation {
     /// The one of the MLP itself.
     Model,

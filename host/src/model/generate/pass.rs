@@ -40,8 +40,14 @@ struct Kept {
 impl<'m> Passes<'m> {
     pub(super) fn new(model: &'m Model, seen: &'m Seen) -> Result<Self> {
         let cache = !model.anatomy().inputs.cache.is_empty() && !seen.intercepts.whole_rows;
-        let branches = feed::branches(&seen.overlay);
-        let rig = Rig { branches, logits: true, cache, intercepts: seen.intercepts.sites(), ..Rig::default() };
+        let rig = Rig {
+            branches: feed::branches(&seen.overlay),
+            slots: feed::slots(&seen.overlay),
+            logits: true,
+            cache,
+            intercepts: seen.intercepts.sites(),
+            ..Rig::default()
+        };
         let compiled = model.programs.run(&rig, || rig.attach(model.graph(), model.anatomy()))?;
         Ok(Self { model, seen, compiled, kept: None })
     }

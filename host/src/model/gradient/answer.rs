@@ -1,14 +1,16 @@
 //! The gradients of a step in the shapes that methods see.
 
-use engraft_plugin_api::{Change, Delta, GradientRequest, Tensor, WeightRef, Wrt};
+use engraft_plugin_api::{Change, Delta, GradientRequest, Slots, Tensor, WeightRef, Wrt};
+use ndarray::Axis;
 
 use crate::anatomy::WeightEdge;
 use crate::base::Result;
-use crate::hooks::site_width;
+use crate::hooks::{SlotPart, site_width};
 use crate::model::feed;
 use crate::model::open::Model;
 use crate::model::run::Seen;
 use crate::runtime::Value;
+use crate::weights::slot_key;
 
 impl Model {
     /// The gradients of one variable in the shapes that methods see.
@@ -42,11 +44,14 @@ impl Model {
                 let own = all.chunks_exact(total).flat_map(|row| columns.all().map(|c| row[c])).collect();
                 Ok(vec![Tensor::f32(shape(inputs), x)?, Tensor::f32(shape(outputs), own)?])
             }
-            Wrt::Trial(i) => {
-                let Some(Change::Weight { weight, delta }) = request.under.get(*i) else { return Ok(Vec::new()) };
-                let place = self.anatomy().weight(*weight)?;
-                self.trial_gradient(*i, place, *weight, delta, seen, &flat)
-            }
+            Wrt::Trial(i) => match request.under.get(*i) {
+                Some(Change::Weight { weight, delta }) => {
+                    let place = self.anatomy().weight(*weight)?;
+                    self.trial_gradient(*i, place, *weight, delta, seen, &flat)
+                }
+                Some(Change::Slots(slots)) => self.slots_gradient(*i, slots, seen, &flat),
+                _ => Ok(Vec::new()),
+            },
         }
     }
 
@@ -56,6 +61,28 @@ impl Model {
             None => vec![0.0; place.shape[0] * place.shape[1]],
         };
         Ok(Tensor::f32(place.shape, values)?)
+    }
+
+    /// Of the neurons of a branch, those that one trial change holds.
+    fn slots_gradient(
+        &self,
+        number: usize,
+        slots: &Slots,
+        seen: &Seen,
+        flat: &dyn Fn(usize) -> Result<Option<Vec<f32>>>,
+    ) -> Result<Vec<Tensor>> {
+        let key = slot_key(slots);
+        let owned = seen.overlay.slots.get(&key).map_or(&[][..], |n| &n.owners);
+        let (n, width) = (owned.len(), self.anatomy().d_model);
+        let own: Vec<usize> = (0..n).filter(|&i| owned[i] == (seen.trial, number)).collect();
+        let mut out = Vec::new();
+        for (i, part) in SlotPart::all(key.2).iter().enumerate() {
+            let whole = part.shape(width, n);
+            let all = flat(i)?.unwrap_or_else(|| vec![0.0; whole.iter().product()]);
+            let all = Tensor::f32(whole, all)?;
+            out.push(Tensor::from_array(&all.view()?.select(Axis(part.slot_axis()), &own)));
+        }
+        Ok(out)
     }
 
     fn trial_gradient(

@@ -8,7 +8,7 @@ use engraft_plugin_api::{Site, WeightRef};
 use crate::autodiff::{self, Seed};
 use crate::base::{Error, Result};
 use crate::graph::{DType, Graph, Patch, Shapes, Slice, downstream, upstream};
-use crate::hooks::{Branch, Name, Rig, Rigged, cast};
+use crate::hooks::{Branch, Name, Rig, Rigged, SlotBranch, SlotPart, cast};
 use crate::model::codes;
 use crate::model::open::Model;
 use crate::runtime::{Program, operator};
@@ -32,6 +32,7 @@ pub(super) enum Variable {
     Weight(WeightRef),
     Pairs(WeightRef),
     Branch(WeightRef, Branch),
+    Slots(SlotBranch),
 }
 
 /// A compiled gradient.
@@ -44,7 +45,7 @@ pub(in crate::model) struct CompiledGradient {
     pub(super) step: Program,
     /// The unweighted terms: likelihood, divergences, seeds, those that there are.
     pub(super) terms: Vec<String>,
-    /// The gradients, one or two edges for each variable.
+    /// The gradients, one edge for each tensor of each variable.
     pub(super) gradients: Vec<Vec<Option<String>>>,
 }
 
@@ -93,6 +94,9 @@ impl Model {
                 Variable::Branch(weight, Branch::LowRank) => {
                     wrt.extend([Name::Left(weight).to_string(), Name::Right(weight).to_string()]);
                 }
+                Variable::Slots(branch) => {
+                    wrt.extend(SlotPart::all(branch.2).iter().map(|&part| Name::Slot(branch, part).to_string()));
+                }
             }
         }
         let names: Vec<&str> = wrt.iter().map(String::as_str).collect();
@@ -113,6 +117,10 @@ impl Model {
                     vec![Some(widened(&mut patch, &shapes, &read, &read)?), own]
                 }
                 Variable::Branch(_, Branch::LowRank) => vec![own, found.next().flatten()],
+                Variable::Slots(branch) => {
+                    let rest = SlotPart::all(branch.2).len() - 1;
+                    std::iter::once(own).chain(found.by_ref().take(rest)).collect()
+                }
                 _ => vec![own],
             });
         }

@@ -23,6 +23,7 @@ use super::open::Model;
 use crate::base::{Cancel, Error, Hash, Result};
 use crate::hooks::{Branch, Rig};
 use crate::runtime::Value;
+use crate::weights::slot_key;
 use compile::Variable;
 pub(super) use compile::{CompiledGradient, GradientPlan};
 use loss::Loss;
@@ -76,6 +77,7 @@ impl Model {
                 adds: request.adds.iter().map(|p| p.site).collect(),
                 taps: Vec::new(),
                 branches: feed::branches(&seen.overlay),
+                slots: feed::slots(&seen.overlay),
                 variables: variables
                     .iter()
                     .filter_map(|v| if let Variable::Weight(w) = v { Some(*w) } else { None })
@@ -159,6 +161,7 @@ impl Model {
                     let dense = vector || matches!(delta, Delta::Dense(_));
                     Ok(Variable::Branch(*weight, if dense { Branch::Dense } else { Branch::LowRank }))
                 }
+                Some(Change::Slots(slots)) => Ok(Variable::Slots(slot_key(slots))),
                 _ => Err(outside("trial change", i, request.under.len())),
             },
         };
