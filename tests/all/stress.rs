@@ -136,5 +136,5 @@ fn every_fault_of_the_other_calls_has_its_code() {
     let changes = method(&stress, "extends = true").edit(&access, &[a_request()]).unwrap();
     assert_eq!(changes.len(), 3);
     let error = attempt(&model, &method(&stress, "extends = true")).expect_err("is refused");
-    assert_eq!(error.code().id, "delta-weight");
+    assert_eq!(error.code().id, "change-unsupported");
 }
