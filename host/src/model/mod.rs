@@ -26,12 +26,6 @@ mod run;
 mod score;
 
 #[cfg(test)]
-mod arranged;
-#[cfg(test)]
-mod halves;
-#[cfg(test)]
-mod slots;
-#[cfg(test)]
 mod tests;
 
 pub use edit::{Limits, Proposal};

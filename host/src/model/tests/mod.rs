@@ -1,5 +1,10 @@
 //! The model against PyTorch's records, on every export of the tiny GPT-2.
 
+mod arranged;
+mod case;
+mod halves;
+mod slots;
+
 use std::path::PathBuf;
 
 use engraft_plugin_api::{
