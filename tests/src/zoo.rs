@@ -47,7 +47,7 @@ impl Row {
     pub fn left_out(&self) -> Option<&'static str> {
         self.name
             .ends_with("-f16")
-            .then_some("float16: `host/src/model/halves.rs` tests it, with the tolerances of float16")
+            .then_some("float16: `host/src/model/tests/halves.rs` tests it, with the tolerances of float16")
     }
 
     /// The model's own folder.

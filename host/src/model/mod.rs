@@ -30,14 +30,6 @@ mod run;
 mod score;
 
 #[cfg(test)]
-mod arranged;
-#[cfg(test)]
-mod halves;
-#[cfg(test)]
-mod intercepted;
-#[cfg(test)]
-mod slots;
-#[cfg(test)]
 mod tests;
 
 pub use edit::{Limits, Proposal};

@@ -2,56 +2,27 @@
 //! edits go through all the same. (Gradients: `tests/all/zoo.rs`.)
 
 use engraft_plugin_api::{Change, Delta, Place, Role, RunRequest, Site, Tap, Tensor, WeightRef};
-use safetensors::SafeTensors;
 
-use super::{Model, OpenOptions};
+use super::case::{Case, far};
 use crate::anatomy::Axes;
-use crate::graph::testing::{Row, rows};
-use crate::runtime;
+use crate::graph::testing::rows;
 
 /// Heads before positions and interleaved in one tensor; flattened positions; keys apart; a packed gate.
 const ROWS: [&str; 4] = ["gptneox-torchscript", "opt-dynamo", "falcon-new-dynamo", "phi3-dynamo"];
 
-struct Case {
-    row: Row,
-    model: Model,
-    record: Vec<u8>,
-    ids: Vec<Vec<u32>>,
-}
-
 fn cases() -> impl Iterator<Item = Case> {
-    rows().into_iter().filter(|row| ROWS.contains(&row.name.as_str())).map(|row| {
-        let model = Model::open(&row.folder, &runtime::for_tests(), &OpenOptions::default()).unwrap();
-        let record = std::fs::read(&row.record).unwrap();
-        let file = SafeTensors::deserialize(&record).unwrap();
-        let ids = file.tensor("ids").unwrap();
-        let flat: Vec<u32> = ids.data().as_chunks::<8>().0.iter().map(|&b| i64::from_le_bytes(b) as u32).collect();
-        let ids = flat.chunks(ids.shape()[1]).map(<[u32]>::to_vec).collect();
-        Case { row, model, record, ids }
-    })
+    rows().into_iter().filter(|row| ROWS.contains(&row.name.as_str())).map(Case::open)
 }
 
 impl Case {
-    fn recorded(&self, name: &str) -> Option<Vec<f32>> {
-        let file = SafeTensors::deserialize(&self.record).unwrap();
-        let bytes = file.tensor(name).ok()?.data().as_chunks::<4>().0.to_vec();
-        Some(bytes.into_iter().map(f32::from_le_bytes).collect())
-    }
-
     fn last(&self) -> Vec<Place> {
         self.ids.iter().enumerate().map(|(row, ids)| Place { row, pos: ids.len() - 1 }).collect()
     }
 
-    fn logits(&self, under: Vec<Change>) -> Tensor {
+    fn last_logits(&self, under: Vec<Change>) -> Tensor {
         let request = RunRequest { rows: self.ids.clone(), logits: self.last(), under, ..RunRequest::default() };
         self.model.run(&request).unwrap().logits
     }
-}
-
-fn far(a: &[f32], b: &[f32]) -> f32 {
-    assert_eq!(a.len(), b.len());
-    let largest = b.iter().fold(1e-3_f32, |m, v| m.max(v.abs()));
-    a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max) / largest
 }
 
 #[test]
@@ -76,7 +47,7 @@ fn taps_in_other_axes_are_the_sites() {
 fn a_side_branch_and_a_dense_sum_of_one_delta_agree() {
     for case in cases() {
         let name = &case.row.name;
-        let before = case.logits(Vec::new());
+        let before = case.last_logits(Vec::new());
         for role in [Role::Query, Role::Key, Role::Value, Role::Output, Role::MlpIn, Role::MlpGate, Role::MlpOut] {
             let weight = WeightRef::Block(1, role);
             let Ok(place) = case.model.anatomy().weight(weight) else { continue };
@@ -87,7 +58,7 @@ fn a_side_branch_and_a_dense_sum_of_one_delta_agree() {
             let dense = Delta::Dense(Tensor::f32([inputs, outputs], product).unwrap());
             let left = Tensor::f32([inputs, 1], left).unwrap();
             let low = Delta::LowRank { left, right: Tensor::f32([1, outputs], right).unwrap() };
-            let [low, dense] = [low, dense].map(|delta| case.logits(vec![Change::Weight { weight, delta }]));
+            let [low, dense] = [low, dense].map(|delta| case.last_logits(vec![Change::Weight { weight, delta }]));
             let found = far(low.as_f32().unwrap(), dense.as_f32().unwrap());
             assert!(found <= 1e-4, "{name} {weight}: {found}");
             assert!(far(low.as_f32().unwrap(), before.as_f32().unwrap()) > 1e-3, "{name} {weight} changes nothing");

@@ -8,9 +8,9 @@ use engraft_plugin_api::{
     Tensor, Term, Wrt,
 };
 
-use super::{Interceptor, Model, OpenOptions, Proposal};
 use crate::base::{Error, Result};
 use crate::graph::testing::{rows, zoo};
+use crate::model::{Interceptor, Model, OpenOptions, Proposal, codes};
 use crate::runtime;
 
 /// Exports whose edges have the axes of their sites, and ones whose edges have others.
@@ -156,7 +156,7 @@ fn failures_end_their_request_alone_and_name_the_method_and_the_site() {
     type Call = fn(&InterceptCall<'_>) -> Result<Option<Tensor>>;
     let faults: [(Call, &str, &str); 4] = [
         (|_| panic!("on purpose"), "intercept-panicked", "`adding` panicked at `blocks.1.resid_post`: on purpose"),
-        (|_| Err(Error::new(&super::codes::DECODING, "my words")), "decoding-invalid", "my words"),
+        (|_| Err(Error::new(&codes::DECODING, "my words")), "decoding-invalid", "my words"),
         (
             |call| Ok(Some(Tensor::from_array(&call.activation.mapv(|_| f32::NAN)))),
             "intercept-not-finite",
@@ -269,7 +269,7 @@ fn requests_at_once_do_not_see_each_others_calls() {
         counted.fetch_add(1, Ordering::SeqCst);
         // A row that is longer than its prompt fails, and its request alone.
         match call.rows.iter().enumerate().find(|(r, row)| call.column(*r, row.prompt_end + 1).is_some()) {
-            Some((_, row)) => Err(Error::new(&super::codes::DECODING, format!("end {}", row.prompt_end))),
+            Some((_, row)) => Err(Error::new(&codes::DECODING, format!("end {}", row.prompt_end))),
             None => adding(call),
         }
     });

@@ -6,37 +6,17 @@ use engraft_plugin_api::{
 };
 use safetensors::SafeTensors;
 
-use super::{Model, OpenOptions, Proposal};
-use crate::graph::testing::{Row, rows, zoo};
+use super::case::Case;
+use crate::graph::testing::{rows, zoo};
 use crate::graph::{Attr, DType, Graph, Patch};
+use crate::model::{Model, OpenOptions, Proposal};
 use crate::runtime;
 
-struct Case {
-    row: Row,
-    model: Model,
-    record: Vec<u8>,
-    ids: Vec<Vec<u32>>,
-}
-
 fn cases() -> impl Iterator<Item = Case> {
-    rows().into_iter().filter(|row| row.name.contains("f16")).map(|row| {
-        let model = Model::open(&row.folder, &runtime::for_tests(), &OpenOptions::default()).unwrap();
-        let record = std::fs::read(&row.record).unwrap();
-        let file = SafeTensors::deserialize(&record).unwrap();
-        let ids = file.tensor("ids").unwrap();
-        let flat: Vec<u32> = ids.data().as_chunks::<8>().0.iter().map(|&b| i64::from_le_bytes(b) as u32).collect();
-        let ids = flat.chunks(ids.shape()[1]).map(<[u32]>::to_vec).collect();
-        Case { row, model, record, ids }
-    })
+    rows().into_iter().filter(|row| row.name.contains("f16")).map(Case::open)
 }
 
 impl Case {
-    fn recorded(&self, name: &str) -> Option<Vec<f32>> {
-        let file = SafeTensors::deserialize(&self.record).unwrap();
-        let bytes = file.tensor(name).ok()?.data().as_chunks::<4>().0.to_vec();
-        Some(bytes.into_iter().map(f32::from_le_bytes).collect())
-    }
-
     fn everywhere(&self) -> Vec<Place> {
         let of_row = |(row, ids): (usize, &Vec<u32>)| (0..ids.len()).map(move |pos| Place { row, pos });
         self.ids.iter().enumerate().flat_map(of_row).collect()
@@ -352,7 +332,7 @@ fn stored_as(dtype: DType, weights: &[WeightRef]) -> tempfile::TempDir {
         let base = plain.graph().initializer(&place.initializer).unwrap();
         let values = plain.graph().values(base).unwrap();
         let name = patch.fresh("kept");
-        let kept = patch.constant(super::narrow::stored(&name, dtype, &base.dims(), values.floats().unwrap()));
+        let kept = patch.constant(crate::model::narrow::stored(&name, dtype, &base.dims(), values.floats().unwrap()));
         let cast = patch.op("Cast", &[&kept], &[("to", Attr::Int(1))]).unwrap();
         patch.reroute(&place.reader.0, place.reader.1, &cast).unwrap();
     }

@@ -1,5 +1,11 @@
 //! The model against PyTorch's records, on every export of the tiny GPT-2.
 
+mod arranged;
+mod case;
+mod halves;
+mod intercepted;
+mod slots;
+
 use std::path::PathBuf;
 
 use engraft_plugin_api::{

@@ -7,8 +7,9 @@ use engraft_plugin_api::{
 };
 use ndarray::{Array1, Array2};
 
-use super::{Model, OpenOptions, Proposal};
+use super::case::far;
 use crate::graph::testing::rows as zoo_rows;
+use crate::model::{Model, OpenOptions, Proposal};
 use crate::runtime;
 use crate::weights::{Patch, SLOTS_AT_MOST, waves};
 
@@ -48,13 +49,6 @@ fn logits(model: &Model, under: Vec<Change>) -> Vec<f32> {
     let rows = rows(model);
     let request = RunRequest { logits: everywhere(&rows), rows, under, ..RunRequest::default() };
     model.run(&request).unwrap().logits.into_f32().unwrap()
-}
-
-/// The difference over the size of `b`.
-fn far(a: &[f32], b: &[f32]) -> f32 {
-    assert_eq!(a.len(), b.len());
-    let largest = b.iter().fold(1e-3_f32, |m, v| m.max(v.abs()));
-    a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max) / largest
 }
 
 fn slots(model: &Model, layer: usize, n: usize, gated: bool, seed: f32) -> Slots {
