@@ -35,6 +35,9 @@ pub struct Anatomy {
     pub norms: BTreeMap<Site, NormFacts>,
     /// The blocks whose attention and MLP read the same stream and are added to it together.
     pub parallel: BTreeSet<usize>,
+    /// The blocks in which something changes the values on the way from `attn.v` to their mixing, as a clip does:
+    /// `attn.z` is not `attn.pattern · attn.v` there.
+    pub altered_values: BTreeSet<usize>,
     /// What lies between the tables and `embed`, besides their sum.
     pub embedding: Embedding,
     /// What is done to the unembedded values before they are the logits, in order.

@@ -16,7 +16,7 @@ use crate::anatomy::pieces::norms::Norms;
 use crate::base::Error;
 use crate::graph::Node;
 
-/// Operators between attention scores and their softmax.
+/// Operators that may stand between attention scores and their softmax.
 const ELEMENTWISE: [&str; 10] = ["Add", "Sub", "Mul", "Div", "Where", "Min", "Max", "Tanh", "Concat", "Clip"];
 
 const INSIDE: [BlockSite; 5] = [BlockSite::Q, BlockSite::K, BlockSite::V, BlockSite::Pattern, BlockSite::Z];
@@ -146,11 +146,16 @@ pub(in crate::anatomy) fn read<'g>(
             }
         };
         let packed = if found.projection.columns.is_some() { "a part of a packed projection" } else { "a projection" };
+        let made = found.projection.linear;
+        let altered = (name == BlockSite::V).then(|| altering(view, made.output, mix.v)).flatten();
+        let then =
+            altered.map_or(String::new(), |node| format!("; {} alters them before they are mixed", node.label()));
+        draft.anatomy.altered_values.extend(altered.map(|_| layer));
         match found.edge {
-            Some((edge, axes)) => draft.site_in(site(name), edge, axes, format!("{packed} in heads; {word}")),
+            Some((edge, axes)) => draft.site_in(site(name), edge, axes, format!("{packed} in heads; {word}{then}")),
             None => draft.absent(site(name), "no edge holds them, and nothing else, in heads"),
         }
-        let input = found.projection.linear.input;
+        let input = made.input;
         draft.linear(&found.projection, weight(role), weight(bias), input);
         reads = reads.or(Some(input));
     }
@@ -288,6 +293,16 @@ fn scores<'g>(view: &View<'g>, region: &Region<'g>, scores: &'g str) -> Option<(
         [(Some(q), Some(k))] => Some((q, k)),
         _ => None,
     }
+}
+
+/// The first operator that changes values, and does not only arrange them, on the way from a linear map to their mixing.
+fn altering<'g>(view: &View<'g>, made: &'g str, mixed: &'g str) -> Option<&'g Node> {
+    let changes = |node: &&Node| ELEMENTWISE.iter().any(|op| node.is(op)) && !node.is("Concat") && !node.is("Where");
+    // Extents are computed from the values as well: they have one axis at most.
+    Region::between(view, made, mixed)
+        .nodes(view)
+        .filter(changes)
+        .find(|n| view.rank(n.output(0)).is_none_or(|r| r > 1))
 }
 
 /// An operator that holds all of attention.

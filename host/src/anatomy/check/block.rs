@@ -112,7 +112,8 @@ fn attention(block: &Block<'_>, weight: &Weights<'_>, report: &mut Report<'_>) -
             let back = Array2::from_shape_vec((back.len(), 1), back.iter().copied().collect()).map_err(shape)?;
             report.compare("attn.pattern looks back only", back.view(), &Array2::ones(back.raw_dim()))?;
         }
-        if let (Some(v), Some(z)) = (block.at.heads(block.site(B::V))?, block.rows(B::Z)?) {
+        let altered = block.anatomy.altered_values.contains(&block.layer);
+        if let (false, Some(v), Some(z)) = (altered, block.at.heads(block.site(B::V))?, block.rows(B::Z)?) {
             let mixed = formulas::mix(&pattern, &v)?;
             let width = mixed.len() / z.nrows().max(1);
             let flat = mixed.into_shape_with_order((z.nrows(), width)).map_err(shape)?;

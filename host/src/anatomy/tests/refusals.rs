@@ -168,3 +168,19 @@ fn logits_of_the_last_position_only_are_absent_with_the_reason() {
     assert_eq!(cut.site(Site::LnFinal).unwrap(), last);
     assert_eq!(cut.sites.len(), found.sites.len() - 1);
 }
+
+#[test]
+fn values_that_are_clipped_are_no_product_of_the_pattern_with_v() {
+    let graph = fixture("dynamo-mask");
+    let found = anatomy(&graph).unwrap();
+    assert!(found.altered_values.is_empty());
+    let v = found.site(Site::Block(1, BlockSite::V)).unwrap();
+    let mut patch = Patch::new(&graph);
+    let [low, high] = [-0.5, 0.5].map(|bound| patch.f32(&[], &[bound]));
+    let clipped = patch.op("Clip", &[v, &low, &high], &[]).unwrap();
+    patch.shunt(v, &clipped).unwrap();
+    let clipped = anatomy(&patch.apply().unwrap()).unwrap();
+    assert_eq!(clipped.altered_values, [1].into());
+    let site = &clipped.sites[&Site::Block(1, BlockSite::V)];
+    assert!(site.edge == v && site.evidence.contains("Clip"), "{}", site.evidence);
+}
