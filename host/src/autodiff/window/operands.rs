@@ -73,7 +73,7 @@ impl<'p, 'g, 's> Operands<'p, 'g, 's> {
     pub(super) fn begin(&mut self, edge: &str) -> Result<Made> {
         let extents = dims(self.shapes, edge)?;
         let flags: Vec<bool> = extents.iter().map(|d| self.sequence.positioned(d)).collect();
-        let edge = self.fit(edge, extents.len(), &Extent::Window(flags.clone()))?;
+        let edge = self.fit(edge, extents.len(), extents.first(), &Extent::Window(flags.clone()))?;
         Ok(Made { edge, extent: Extent::Window(flags) })
     }
 
@@ -133,8 +133,8 @@ impl<'p, 'g, 's> Operands<'p, 'g, 's> {
         Ok(Made { edge, extent: Extent::Places })
     }
 
-    /// A constant edge as it broadcasts against `rank` axes of `extent`.
-    pub(super) fn fit(&mut self, edge: &str, rank: usize, extent: &Extent) -> Result<String> {
+    /// A constant edge as it broadcasts against `rank` axes of `extent`, the first of which is `first` in the base graph.
+    pub(super) fn fit(&mut self, edge: &str, rank: usize, first: Option<&Dim>, extent: &Extent) -> Result<String> {
         let extents = dims(self.shapes, edge)?;
         if extents.len() > rank {
             return Err(unfit(format!("`{edge}` has more axes than what it is combined with")));
@@ -152,6 +152,13 @@ impl<'p, 'g, 's> Operands<'p, 'g, 's> {
                     }
                 }
                 let Some(axis) = found else { return Ok(edge.to_owned()) };
+                // Every row has a window of its own: they are found by row, which heads in the same axis hide.
+                let holds = |dim: Option<&Dim>, what: Holds| dim.is_some_and(|d| self.sequence.holds(d) == what);
+                let own = if shift == 0 { extents.first() } else { first };
+                let fits = holds(own, Holds::Rows) || holds(own, Holds::Number(1));
+                if !holds(first, Holds::Rows) || !fits {
+                    return Err(unfit(format!("`{edge}` is combined with something whose first axis is not the rows")));
+                }
                 self.once(format!("window {edge} {axis} {shift}"), |o| o.cut(edge, extents, axis, shift))
             }
         }

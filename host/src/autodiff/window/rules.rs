@@ -150,7 +150,7 @@ impl<'s> Call<'_, '_, '_, 's, '_> {
 
     /// Operands that broadcast against each other.
     fn pointwise(&mut self) -> Result<Outputs> {
-        let rank = self.dims(self.node.output(0))?.len();
+        let wanted = self.dims(self.node.output(0))?;
         let slots = 0..self.node.inputs().len();
         let mut made: Vec<(usize, Made)> = slots.clone().filter_map(|i| self.made(i).map(|m| (i, m))).collect();
         if made.iter().any(|(_, m)| m.extent == Extent::Places) {
@@ -158,12 +158,12 @@ impl<'s> Call<'_, '_, '_, 's, '_> {
                 *operand = self.copy.operands.narrow(operand)?;
             }
         }
-        let extent = self.joined(rank, &made)?;
+        let extent = self.joined(wanted.len(), &made)?;
         let mut replaced: Vec<(usize, String)> = made.into_iter().map(|(slot, m)| (slot, m.edge)).collect();
         for slot in slots.filter(|&i| self.node.input(i).is_some()) {
             if !replaced.iter().any(|(s, _)| *s == slot) {
                 let edge = self.node.input(slot).unwrap_or_default();
-                replaced.push((slot, self.copy.operands.fit(edge, rank, &extent)?));
+                replaced.push((slot, self.copy.operands.fit(edge, wanted.len(), wanted.first(), &extent)?));
             }
         }
         self.with(&replaced, extent)
@@ -206,8 +206,8 @@ impl<'s> Call<'_, '_, '_, 's, '_> {
                 let n = a.len();
                 let mut cut = vec![false; n];
                 cut[n - 2] = self.positioned(&a[n - 2]);
-                let left = left.map_or_else(|| self.constant(0, n, cut), Ok)?;
-                let right = right.map_or_else(|| self.constant(1, n, vec![false; n]), Ok)?;
+                let left = left.map_or_else(|| self.constant(0, cut), Ok)?;
+                let right = right.map_or_else(|| self.constant(1, vec![false; n]), Ok)?;
                 let (Extent::Window(l), Extent::Window(r)) = (&left.extent, &right.extent) else {
                     return Err(self.no(" multiplies places with places"));
                 };
@@ -225,10 +225,12 @@ impl<'s> Call<'_, '_, '_, 's, '_> {
         }
     }
 
-    /// A constant operand of `rank` axes, cut to the window along those that say so.
-    fn constant(&mut self, slot: usize, rank: usize, flags: Vec<bool>) -> Result<Made> {
-        let extent = Extent::Window(flags);
-        let edge = self.copy.operands.fit(self.node.input(slot).unwrap_or_default(), rank, &extent)?;
+    /// A constant operand, cut to the window along the axes that say so.
+    fn constant(&mut self, slot: usize, flags: Vec<bool>) -> Result<Made> {
+        let first = self.dims(self.node.output(0))?.first();
+        let (edge, extent, rank) =
+            (self.node.input(slot).unwrap_or_default(), Extent::Window(flags), self.input_dims(slot)?.len());
+        let edge = self.copy.operands.fit(edge, rank, first, &extent)?;
         Ok(Made { edge, extent })
     }
 
@@ -244,10 +246,10 @@ impl<'s> Call<'_, '_, '_, 's, '_> {
         // `[batch, head, pos, d_head]` or `[batch, pos, head · d_head]`.
         let mut cut = vec![false; rank];
         cut[rank - 2] = true;
-        let query = self.made(0).map_or_else(|| self.constant(0, rank, cut.clone()), Ok)?;
+        let query = self.made(0).map_or_else(|| self.constant(0, cut.clone()), Ok)?;
         let mut replaced = vec![(0, query.edge)];
         for slot in [1, 2] {
-            let whole = self.made(slot).map_or_else(|| self.constant(slot, rank, vec![false; rank]), Ok)?;
+            let whole = self.made(slot).map_or_else(|| self.constant(slot, vec![false; rank]), Ok)?;
             if !matches!(&whole.extent, Extent::Window(flags) if !flags.contains(&true)) {
                 return Err(self.no(" reads keys or values of the window alone"));
             }
@@ -261,7 +263,8 @@ impl<'s> Call<'_, '_, '_, 's, '_> {
             if self.made(3).is_some() {
                 return Err(self.no(" reads a mask of the window"));
             }
-            replaced.push((3, self.copy.operands.fit(mask, 4, &rows)?));
+            let first = self.input_dims(0)?.first();
+            replaced.push((3, self.copy.operands.fit(mask, 4, first, &rows)?));
         }
         self.with(&replaced, Extent::Window(cut))
     }
@@ -289,7 +292,7 @@ impl<'s> Call<'_, '_, '_, 's, '_> {
         for slot in slots {
             let rank = self.input_dims(slot)?.len();
             let edge = self.node.input(slot).unwrap_or_default();
-            replaced.push((slot, self.copy.operands.fit(edge, rank, &cut(rank))?));
+            replaced.push((slot, self.copy.operands.fit(edge, rank, dims.first(), &cut(rank))?));
         }
         self.with(&replaced, data.extent)
     }
@@ -431,7 +434,7 @@ impl<'s> Call<'_, '_, '_, 's, '_> {
         for slot in slots {
             if !replaced.iter().any(|(s, _)| *s == slot) {
                 let edge = self.node.input(slot).unwrap_or_default();
-                replaced.push((slot, self.copy.operands.fit(edge, out.len(), &extent)?));
+                replaced.push((slot, self.copy.operands.fit(edge, out.len(), out.first(), &extent)?));
             }
         }
         self.with(&replaced, extent)

@@ -6,7 +6,7 @@ mod halves;
 mod intercepted;
 mod slots;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use engraft_plugin_api::{
     BlockSite, Change, Delta, GradientRequest, Params, Place, Poke, Role, RunRequest, Site, Tap, Tensor, Term,
@@ -16,6 +16,7 @@ use safetensors::SafeTensors;
 
 use super::{Model, OpenOptions, Proposal};
 use crate::graph::testing::{ZOO, rows, zoo};
+use crate::graph::{Dim, Graph, Patch, Shapes};
 use crate::runtime;
 
 fn model(name: &str) -> Model {
@@ -400,4 +401,34 @@ fn defects_of_requests_are_named() {
     let change = Change::Weight { weight: WeightRef::Block(1, Role::MlpOut), delta: nothing };
     assert_eq!(model.commit(proposal(vec![change])).unwrap_err().code().id, "edit-no-effect");
     assert!(model.patches().is_empty());
+}
+
+#[test]
+fn scores_with_heads_and_rows_in_one_axis_are_cut_to_no_window() {
+    let row = rows().into_iter().find(|row| row.name == "bloom-torchscript").unwrap();
+    let graph = Graph::load(&row.folder).unwrap();
+    let shapes = Shapes::infer(&graph).unwrap();
+    let folded = |edge: &str| {
+        let dims = shapes.dims(edge).unwrap_or_default();
+        matches!(dims, [Dim::Symbol(first), Dim::Symbol(q), Dim::Symbol(k)] if first.contains('*') && q == k)
+    };
+    let scores = graph.nodes().iter().rfind(|node| node.is("MatMul") && folded(node.output(0))).unwrap().output(0);
+    let mut patch = Patch::new(&graph);
+    let extents = patch.op("Shape", &[scores], &[]).unwrap();
+    let zeros = patch.op("ConstantOfShape", &[&extents], &[]).unwrap();
+    let sum = patch.op("Add", &[scores, &zeros], &[]).unwrap();
+    patch.shunt(scores, &sum).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    patch.apply().unwrap().save(&folder.path().join("model.onnx")).unwrap();
+    let open = |folder: &Path| Model::open(folder, &runtime::for_tests(), &OpenOptions::default()).unwrap();
+    let (plain, other) = (open(&row.folder), open(folder.path()));
+    let refusal = other.window_refusal().unwrap();
+    assert!(plain.window_refusal().is_none() && refusal.contains("first axis is not the rows"), "{refusal}");
+    let site = Site::Block(1, BlockSite::MlpProj);
+    let rows = vec![vec![5, 9, 11, 2, 3], vec![1, 2, 7, 7]];
+    let adds = vec![Poke { site, places: vec![Place { row: 0, pos: 2 }], values: Tensor::zeros([1, 32]) }];
+    let request =
+        GradientRequest { terms: nll(&rows), rows, adds, wrt: vec![Wrt::Add(0)], ..GradientRequest::default() };
+    let [a, b] = [plain, other].map(|model| model.gradient(&request).unwrap().gradients.remove(0).remove(0));
+    assert!(relative(a.as_f32().unwrap(), b.as_f32().unwrap()) < 1e-5);
 }
