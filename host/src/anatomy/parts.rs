@@ -61,6 +61,8 @@ pub struct Inputs {
     pub mask: Option<String>,
     /// Absolute positions `[batch, pos]`.
     pub positions: Option<String>,
+    /// What nothing reads, `[batch, pos]`: the graph wants a value, whichever.
+    pub idle: Vec<String>,
     /// Cached keys and values, in the order of the graph; empty where the graph has none.
     pub cache: Vec<CachePort>,
 }

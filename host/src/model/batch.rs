@@ -1,12 +1,14 @@
 //! Rows of tokens as the inputs of a decoder: right-padded, with mask and positions where the graph asks for them,
 //! and with nothing cached where it takes cached keys and values.
 
+use engraft_plugin_api::Tensor;
+
 use super::codes;
 use super::open::Model;
 use crate::base::{Error, Result};
 use crate::graph::DType;
 use crate::hooks::{Name, Values};
-use crate::runtime::Value;
+use crate::runtime::{self, Value};
 
 impl Model {
     /// Checks rows and pads them to the longest.
@@ -31,21 +33,40 @@ impl Model {
         let shape = [rows.len(), longest];
         let padded = |value: &dyn Fn(&[u32], usize) -> i64| {
             let flat = rows.iter().flat_map(|row| (0..longest).map(move |i| (row, i))).map(|(row, i)| value(row, i));
-            Value::i64(&shape, flat.collect())
+            flat.collect::<Vec<i64>>()
         };
         let mut values = Values::default();
-        values.set(&anatomy.inputs.ids, padded(&|row, i| row.get(i).map_or(0, |&t| i64::from(t)))?);
+        let ids = padded(&|row, i| row.get(i).map_or(0, |&t| i64::from(t)));
+        values.set(&anatomy.inputs.ids, self.integers(&anatomy.inputs.ids, &shape, ids)?);
         if let Some(mask) = &anatomy.inputs.mask {
-            values.set(mask, padded(&|row, i| i64::from(i < row.len()))?);
+            values.set(mask, self.integers(mask, &shape, padded(&|row, i| i64::from(i < row.len())))?);
         }
         if let Some(positions) = &anatomy.inputs.positions {
-            values.set(positions, padded(&|row, i| i.min(row.len() - 1) as i64)?);
+            let at = padded(&|row, i| i.min(row.len() - 1) as i64);
+            values.set(positions, self.integers(positions, &shape, at)?);
         }
-        values.set(Name::Positions, padded(&|row, i| if i < row.len() { i as i64 } else { -1 })?);
+        for idle in &anatomy.inputs.idle {
+            values.set(idle, self.integers(idle, &shape, padded(&|_, _| 1))?);
+        }
+        let at = padded(&|row, i| if i < row.len() { i as i64 } else { -1 });
+        values.set(Name::Positions, Value::i64(&shape, at)?);
         for port in &anatomy.inputs.cache {
             values.set(&port.past, empty(port.dtype, &port.shape(rows.len(), 0))?);
         }
         Ok(values)
+    }
+
+    /// Whole numbers in the type that an input of the graph has: int64, or int32 or bool in some exports.
+    ///
+    /// # Errors
+    /// If the runtime does not take them.
+    pub(super) fn integers(&self, input: &str, shape: &[usize], numbers: Vec<i64>) -> Result<Value> {
+        let port = self.graph().inputs().into_iter().find(|port| port.name == input);
+        match port.map_or(DType::I64, |port| port.dtype) {
+            DType::I32 => Value::from_tensor(&Tensor::i64(shape, numbers)?, runtime::DType::I32),
+            DType::BOOL => Value::from_tensor(&Tensor::i64(shape, numbers)?, runtime::DType::Bool),
+            _ => Value::i64(shape, numbers),
+        }
     }
 }
 

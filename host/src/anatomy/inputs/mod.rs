@@ -27,6 +27,10 @@ pub(super) fn read<'g>(
         }
         let flat = input.dims.as_ref().is_some_and(|d| d.len() == 2);
         let table = embedding.positions.as_ref().is_some_and(|t| t.origin == input.name);
+        if flat && view.readers(&input.name).is_empty() {
+            found.idle.push(input.name);
+            continue;
+        }
         let (place, what) = if table || flat && turns(view, &input.name) {
             (&mut found.positions, "give positions")
         } else if flat && masks(view, linears, embedding, &input.name) {
@@ -108,6 +112,5 @@ fn masks(view: &View<'_>, linears: &Linears<'_>, embedding: &Embedding<'_>, inpu
             }
         }
     }
-    // A graph without a causal table may take a mask and not need it; what reaches nothing is harmless.
-    reached || view.readers(input).is_empty()
+    reached
 }

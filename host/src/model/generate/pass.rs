@@ -149,11 +149,12 @@ impl Kept {
         if let Some(mask) = &inputs.mask {
             let slots = self.slots + 1;
             let of_row = |&length: &usize| (0..slots).map(move |slot| i64::from(slot + length + 1 >= slots));
-            values.set(mask, Value::i64(&[n, slots], self.lengths.iter().flat_map(of_row).collect())?);
+            let flat = self.lengths.iter().flat_map(of_row).collect();
+            values.set(mask, model.integers(mask, &[n, slots], flat)?);
         }
         if let Some(positions) = &inputs.positions {
             let of_row = |&r: &usize| rows[r].ids.len() as i64 - 1;
-            values.set(positions, Value::i64(&[n, 1], self.rows.iter().map(of_row).collect())?);
+            values.set(positions, model.integers(positions, &[n, 1], self.rows.iter().map(of_row).collect())?);
         }
         let of_row = |r: &usize| if running.contains(r) { rows[*r].ids.len() as i64 - 1 } else { -1 };
         values.set(Name::Positions, Value::i64(&[n, 1], self.rows.iter().map(of_row).collect())?);
