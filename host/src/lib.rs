@@ -70,6 +70,7 @@ pub mod data;
 pub mod experiment;
 pub mod graph;
 pub mod hooks;
+pub mod laws;
 pub mod metrics;
 pub mod model;
 pub mod plugins;

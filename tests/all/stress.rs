@@ -5,14 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use engraft::base::{Cancel, Error};
+use engraft::laws::{self, Trial, logit_bits};
 use engraft::model::{Interceptor, Model, Proposal};
 use engraft::plugins::{Access, Interception, Library, Method};
 use engraft_plugin_api::{
     ActivePatch, BlockSite, Change, InterceptCall, InterceptRow, Place, Poke, RouteQuery, RunRequest, Site, Tensor,
     TrainData, TrainRecord, ndarray,
 };
-use engraft_tests::calls::{self, Trial};
-use engraft_tests::laws::{Case, logit_bits};
 use engraft_tests::{a_request, atlas, deps, difference, library_at, method, open};
 
 fn stress() -> Arc<Library> {
@@ -68,10 +67,8 @@ fn data() -> TrainData {
 fn the_other_calls_keep_their_laws_and_the_laws_see_what_breaks_them() {
     let (model, stress) = (open(&atlas().join("model")), stress());
     let broken = |fault: &str| {
-        let params = format!("extends = true\nfault = '{fault}'");
-        let case =
-            Case { model: &model, library: stress.clone(), params: &params, request: a_request(), teaches: false };
-        calls::check(&Trial { case, data: data() })
+        let given = format!("extends = true\nfault = '{fault}'").parse().unwrap();
+        laws::check(&Trial::new(&model, stress.clone(), given, vec![a_request()]).unwrap())
     };
     broken("none").unwrap();
     let faults = [

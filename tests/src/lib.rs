@@ -1,7 +1,5 @@
-//! The test kit: where things are, models and methods ready to use, PyTorch's records, and the laws.
+//! The test kit: where things are, models and methods ready to use, and PyTorch's records.
 
-pub mod calls;
-pub mod laws;
 pub mod zoo;
 
 use std::path::{Path, PathBuf};
@@ -24,10 +22,15 @@ pub fn atlas() -> PathBuf {
     root().join("examples/atlas")
 }
 
-/// A fact of the atlas to change, with another answer than the one that its model knows.
+/// Facts of the atlas to change, each with another answer than the one that its model knows.
+pub fn requests(count: usize) -> Vec<EditRequest> {
+    let data = data::load(DataKind::CounterFact, &atlas().join("counterfact_train.json"), Some(count));
+    data.expect("the data loads").records.into_iter().map(|record| record.request).collect()
+}
+
+/// A fact of the atlas to change.
 pub fn a_request() -> EditRequest {
-    let data = data::load(DataKind::CounterFact, &atlas().join("counterfact_train.json"), Some(1));
-    data.expect("the data loads").records.swap_remove(0).request
+    requests(1).swap_remove(0)
 }
 
 /// Opens a model on the CPU.

@@ -15,6 +15,11 @@ const STEPS: u64 = 4;
 /// What tells one call from another, which no method may look at.
 static CALLS: AtomicU64 = AtomicU64::new(0);
 
+/// Another number at every call.
+pub fn another() -> u64 {
+    CALLS.fetch_add(1, Ordering::SeqCst)
+}
+
 fn failed() -> MethodError {
     MethodError::new("stress-error", "stress was told to fail")
 }
@@ -48,7 +53,7 @@ pub fn train(fault: &str, access: &dyn ModelAccess, data: &TrainData) -> Result<
         access.checkpoint(&Checkpoint { step, bytes: learnt.to_le_bytes().to_vec() })?;
     }
     if fault == "unsteady-train" {
-        learnt ^= CALLS.fetch_add(1, Ordering::SeqCst);
+        learnt ^= another();
     }
     let mut artefact = Artefact::new(&access.facts(), data, learnt.to_le_bytes().to_vec());
     if fault == "unbound-artefact" {
@@ -63,7 +68,7 @@ pub fn route(fault: &str, access: &dyn ModelAccess, query: &RouteQuery<'_>) -> R
         "panic-route" => panic!("stress was told to panic"),
         "error-route" => return Err(failed()),
         "wrong-route" => return Ok(Route::Changes(vec![query.patches.len()])),
-        "unsteady-route" if CALLS.fetch_add(1, Ordering::SeqCst) % 2 == 1 => return Ok(Route::Base),
+        "unsteady-route" if another() % 2 == 1 => return Ok(Route::Base),
         _ => {}
     }
     let text = access.decode(&query.tokens)?;

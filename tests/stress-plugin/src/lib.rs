@@ -2,6 +2,7 @@
 
 mod calls;
 
+use std::io::Write as _;
 use std::thread::sleep;
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use engraft_plugin_api::{
 };
 
 /// What can go wrong inside a method that was built as it should be.
-const FAULTS: [&str; 28] = [
+const FAULTS: [&str; 34] = [
     "none",
     "panic-create",
     "panic-edit",
@@ -25,6 +26,12 @@ const FAULTS: [&str; 28] = [
     "unknown-weight",
     "hang",
     "wait",
+    "deaf-edit",
+    "unsteady-edit",
+    "crash-edit",
+    "abort-edit",
+    "exit-edit",
+    "noisy-edit",
     "panic-train",
     "error-train",
     "unbound-artefact",
@@ -57,6 +64,9 @@ impl EditMethod for Stress {
         if requests.is_empty() {
             return Ok(Vec::new());
         }
+        if access.cancelled() && self.fault != "deaf-edit" {
+            return Err(MethodError::cancelled());
+        }
         match self.fault.as_str() {
             "panic-edit" => panic!("stress was told to panic"),
             "panic-payload" => std::panic::panic_any(17),
@@ -74,6 +84,16 @@ impl EditMethod for Stress {
                 }
                 return Err(MethodError::cancelled());
             }
+            // Nobody can catch these.
+            "crash-edit" => {
+                // SAFETY: none is claimed: nobody owns address 16, and the system ends the process for the attempt.
+                unsafe { std::ptr::write_volatile(std::ptr::without_provenance_mut::<u8>(16), 1) }
+            }
+            "abort-edit" => std::process::abort(),
+            "exit-edit" => std::process::exit(0),
+            // Without a line's end, so that whatever is written next goes on in the same line.
+            "noisy-edit" => write!(std::io::stdout(), "stress was here")
+                .map_err(|e| MethodError::new("stress-print", e.to_string()))?,
             _ => {}
         }
         if self.extends {
@@ -91,6 +111,9 @@ impl EditMethod for Stress {
             shape.push(1);
         }
         let mut delta = vec![0.5; tensor.len()];
+        if self.fault == "unsteady-edit" {
+            delta[0] += calls::another() as f32;
+        }
         if self.fault == "nan" {
             delta[1] = f32::NAN;
         }
