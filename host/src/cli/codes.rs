@@ -32,8 +32,13 @@ codes! {
         few values of a site or weight moves the loss by another amount. Methods that train on gradients would go \
         astray on this model. Repeat the check with another `--seed`; if it stays so, please report the model's \
         architecture and exporter.";
-    Plugin FINDINGS "plugin-findings" "A plugin was checked and something was found. The findings are listed above the \
-        error.";
+    Plugin FINDINGS "plugin-findings" "A plugin was checked and breaks a law that hosts rely on, crashed, or did not come \
+        to an end. The findings are listed above the error, each with what was expected; the chapter on laws in the \
+        documentation of `engraft-plugin-api` says why each is there. This is a fault of the plugin, unless it was \
+        given parameters that do not fit the model.";
+    Runtime CHILD "plugin-process" "A plugin is checked in a process of its own, and that process could not be started, \
+        or stopped where no code of the plugin runs: a limit on processes or memory is the usual cause. The message \
+        says how it ended. Nothing is known about the plugin.";
     Runtime OUTPUT "output-failed" "The standard output could not be written to, for instance because it is a file on a \
         full disk. The cause underneath is the operating system's own. A reader that merely stops reading, like \
         `head`, is no error.";

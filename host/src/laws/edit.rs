@@ -14,6 +14,11 @@ use crate::plugins::{Deaf, Listener};
 /// Why a law that commits says nothing.
 const UNSUPPORTED: Held = Held::NotApplicable("this host does not carry out one of its changes");
 
+pub(super) fn creating_succeeds(trial: &Trial) -> Verdict {
+    trial.untrained().map_err(|e| format!("{e:?}"))?;
+    Ok(Held::Kept)
+}
+
 pub(super) fn dropping_is_quiet(trial: &Trial) -> Verdict {
     trial.method()?.close().map_err(|e| format!("{e:?}"))?;
     Ok(Held::Kept)

@@ -35,6 +35,7 @@ pub struct Trial<'a> {
     params: Params,
     artefact: OnceLock<std::result::Result<Artefact, String>>,
     changes: OnceLock<std::result::Result<Vec<Change>, String>>,
+    creates: OnceLock<bool>,
 }
 
 impl<'a> Trial<'a> {
@@ -43,9 +44,20 @@ impl<'a> Trial<'a> {
     /// # Errors
     /// As [`Library::configure`].
     pub fn new(model: &'a Model, library: Arc<Library>, given: Table, requests: Vec<EditRequest>) -> Result<Self> {
-        let (params, data) = (library.configure(&given)?, tiny::data());
-        let (artefact, changes) = (OnceLock::new(), OnceLock::new());
-        Ok(Self { model, library, given, requests, teaches: false, data, corpus: None, params, artefact, changes })
+        let params = library.configure(&given)?;
+        Ok(Self {
+            model,
+            library,
+            given,
+            requests,
+            teaches: false,
+            data: tiny::data(),
+            corpus: None,
+            params,
+            artefact: OnceLock::new(),
+            changes: OnceLock::new(),
+            creates: OnceLock::new(),
+        })
     }
 
     pub(super) fn access<'l>(&'l self, listener: &'l dyn Listener, cancel: &Cancel) -> Access<'l> {
@@ -60,6 +72,11 @@ impl<'a> Trial<'a> {
     /// A method that has done nothing yet and learnt nothing.
     pub(super) fn untrained(&self) -> Result<Method> {
         self.library.create(self.params.clone())
+    }
+
+    /// True if the parameters make a method; tried once.
+    pub(super) fn creates(&self) -> bool {
+        *self.creates.get_or_init(|| self.untrained().is_ok())
     }
 
     pub(super) fn trained_from(&self, artefact: &Artefact) -> Result<Method> {

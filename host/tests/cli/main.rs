@@ -4,6 +4,7 @@
 mod ask;
 mod inspect;
 mod json;
+mod plugins;
 mod probe;
 
 use std::fs;
@@ -260,16 +261,6 @@ fn an_edit_is_shown_saved_used_and_exported() {
         3,
         "param-unknown",
     );
-}
-
-#[test]
-fn a_plugin_is_listed_and_checked() {
-    let plugin = plugin("rome");
-    let output = run(&["plugins", "check", &plugin]);
-    assert_eq!(output.status.code(), Some(0), "{}", err(&output));
-    assert!(out(&output).contains("takes a layer, counted from 0"), "{}", out(&output));
-    let listed: Value = serde_json::from_slice(&run(&["plugins", "list", "--json"]).stdout).unwrap();
-    assert!(listed.as_array().unwrap().iter().any(|p| p["name"] == "rome"), "{listed}");
 }
 
 #[test]

@@ -13,7 +13,7 @@ use engraft_plugin_api::{
 };
 
 /// What can go wrong inside a method that was built as it should be.
-const FAULTS: [&str; 34] = [
+const FAULTS: [&str; 35] = [
     "none",
     "panic-create",
     "panic-edit",
@@ -27,6 +27,7 @@ const FAULTS: [&str; 34] = [
     "hang",
     "wait",
     "deaf-edit",
+    "hang-cancelled",
     "unsteady-edit",
     "crash-edit",
     "abort-edit",
@@ -64,8 +65,11 @@ impl EditMethod for Stress {
         if requests.is_empty() {
             return Ok(Vec::new());
         }
-        if access.cancelled() && self.fault != "deaf-edit" {
-            return Err(MethodError::cancelled());
+        match self.fault.as_str() {
+            "deaf-edit" | "hang" => {}
+            "hang-cancelled" if access.cancelled() => sleep(Duration::from_millis(self.milliseconds)),
+            _ if access.cancelled() => return Err(MethodError::cancelled()),
+            _ => {}
         }
         match self.fault.as_str() {
             "panic-edit" => panic!("stress was told to panic"),
@@ -92,8 +96,11 @@ impl EditMethod for Stress {
             "abort-edit" => std::process::abort(),
             "exit-edit" => std::process::exit(0),
             // Without a line's end, so that whatever is written next goes on in the same line.
-            "noisy-edit" => write!(std::io::stdout(), "stress was here")
-                .map_err(|e| MethodError::new("stress-print", e.to_string()))?,
+            "noisy-edit" => {
+                let mut out = std::io::stdout().lock();
+                let printed = write!(out, "stress was here").and_then(|()| out.flush());
+                printed.map_err(|e| MethodError::new("stress-print", e.to_string()))?;
+            }
             _ => {}
         }
         if self.extends {
@@ -159,7 +166,7 @@ impl Plugin for Stress {
                     "milliseconds",
                     ParamKind::Integer { min: 0, max: 600_000 },
                     ParamValue::Integer(60_000),
-                    "how long `hang` and `block-intercept` are deaf",
+                    "how long `hang`, `hang-cancelled` and `block-intercept` are deaf",
                 ),
                 ParamSpec::new(
                     "extends",

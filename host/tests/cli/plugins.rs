@@ -1,0 +1,95 @@
+//! `engraft plugins`: what is listed, and what a check finds in plugins that keep the laws and in one that does not.
+
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use super::{atlas, err, out, plugin, refused, run};
+
+/// The verdict of each law of a check, and its exit code.
+#[track_caller]
+fn check(file: &str, more: &[&str]) -> (i32, Vec<(String, String, Value)>) {
+    let output = run(&[&["plugins", "check", file, "--json"], more].concat());
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", err(&output)));
+    let text = |law: &Value, key: &str| law[key].as_str().unwrap_or_default().to_owned();
+    let laws = report["laws"].as_array().expect("there are laws");
+    let laws = laws.iter().map(|law| (text(law, "law"), text(law, "verdict"), law.clone())).collect();
+    (output.status.code().expect("an exit code"), laws)
+}
+
+fn broken(laws: &[(String, String, Value)]) -> Vec<&str> {
+    laws.iter().filter(|(_, verdict, _)| verdict == "broken").map(|(law, ..)| law.as_str()).collect()
+}
+
+#[test]
+fn plugins_are_listed() {
+    plugin("rome");
+    let listed: Value = serde_json::from_slice(&run(&["plugins", "list", "--json"]).stdout).unwrap();
+    assert!(listed.as_array().unwrap().iter().any(|p| p["name"] == "rome" && p["calls"][0] == "edit"), "{listed}");
+}
+
+#[test]
+fn a_plugin_that_keeps_the_laws_is_told_so() {
+    let output = run(&["plugins", "check", &plugin("ft"), "--teaches"]);
+    assert_eq!(output.status.code(), Some(0), "{}", err(&output));
+    let text = out(&output);
+    assert!(text.contains("takes a list of values, each a layer, counted from 0"), "{text}");
+    assert!(text.contains("with layers=[0], unless --param says otherwise"), "{text}");
+    assert!(text.contains("kept            a commit makes the target more probable"), "{text}");
+    assert!(text.contains("not applicable  nothing to show, nothing to route: the method does not route"), "{text}");
+    // On a model of one's own, which names a text for statistics.
+    let (exit, laws) = check(&plugin("minimal_plugin"), &["--model", &atlas(), "--param", "layer=1"]);
+    assert_eq!((exit, broken(&laws)), (0, vec![]));
+}
+
+#[test]
+fn crashes_and_hangs_are_findings_and_the_check_goes_on() {
+    let stress = plugin("stress");
+    let (exit, laws) = check(&stress, &["--param", "fault=crash-edit"]);
+    let verdict = |law: &str| laws.iter().find(|(id, ..)| id == law).expect("was tried");
+    assert_eq!((exit, verdict("edit-pure").1.as_str(), verdict("rollback-any").1.as_str()), (5, "broken", "broken"));
+    let found = verdict("edit-pure").2["found"].as_str().unwrap();
+    assert_eq!(found, "the process ended by the signal SIGSEGV");
+    // Laws between the crashes, and those that do not edit.
+    for law in ["no-requests", "cancel-before", "train-steady", "exit-quiet"] {
+        assert_eq!(verdict(law).1, "kept", "{law}");
+    }
+
+    let begun = Instant::now();
+    let (exit, laws) = check(&stress, &["--param", "fault=hang-cancelled", "--timeout", "1"]);
+    assert_eq!((exit, broken(&laws)), (5, vec!["cancel-before"]));
+    assert!(begun.elapsed() < Duration::from_secs(50), "the hang was waited for");
+
+    for (fault, law, words) in [
+        ("abort-edit", "edit-pure", "SIGABRT"),
+        ("exit-edit", "edit-pure", "an exit with the code 0"),
+        ("panic-create", "created", "plugin-panicked"),
+        ("deaf-edit", "cancel-before", "it went on to its end"),
+        ("unsteady-edit", "edit-steady", "which differ"),
+        ("panic-drop", "drop-quiet", "plugin-panicked"),
+        ("noisy-edit", "stdout-quiet", "it wrote `stress was here`"),
+    ] {
+        let (exit, laws) = check(&stress, &["--param", &format!("fault={fault}")]);
+        let first = laws.iter().find(|(_, verdict, _)| verdict == "broken").expect(fault);
+        assert_eq!((exit, first.0.as_str()), (5, law), "{fault}");
+        assert!(first.2["found"].as_str().unwrap().contains(words), "{fault}: {}", first.2);
+    }
+}
+
+#[test]
+fn what_a_check_cannot_begin_with_is_refused() {
+    let stress = plugin("stress");
+    refused(&["plugins", "check", "/absent.so"], 5, "plugin-missing");
+    assert_eq!(run(&["plugins", "check", &stress, "--timeout", "0"]).status.code(), Some(2));
+    // These are found when the library is there: what it says of itself is printed by then.
+    for (args, exit, code) in [
+        (["--param", "fualt=none"], 3, "param-unknown"),
+        (["--param", "fault=sloth"], 3, "param-range"),
+        (["--model", "/absent"], 4, "model-missing"),
+        (["--preset", "/absent.toml"], 6, "file-read"),
+    ] {
+        let output = run(&[&["plugins", "check", &stress][..], &args].concat());
+        assert_eq!(output.status.code(), Some(exit), "{args:?}: {}", err(&output));
+        assert!(err(&output).contains(&format!("error[{code}]: ")), "{args:?}: {}", err(&output));
+    }
+}
