@@ -57,7 +57,7 @@ enum Command {
     Inspect(inspect::Inspect),
     /// Run rows of tokens and write activations and gradients to a file.
     Probe(probe::Probe),
-    /// List plugins or check one.
+    /// List plugins, check one, or begin a new one.
     Plugins(plugins::Plugins),
     /// Get ONNX Runtime ahead of time.
     Setup(setup::Setup),

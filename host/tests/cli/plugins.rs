@@ -1,10 +1,14 @@
-//! `engraft plugins`: what is listed, and what a check finds in plugins that keep the laws and in one that does not.
+//! `engraft plugins`: what is listed, what a check finds in plugins that keep the laws and in one that does not, and a
+//! new plugin as its author builds it.
 
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use super::{atlas, err, out, plugin, refused, run};
+use super::{atlas, err, out, plugin, refused, repository, run};
 
 /// The verdict of each law of a check, and its exit code.
 #[track_caller]
@@ -92,4 +96,61 @@ fn what_a_check_cannot_begin_with_is_refused() {
         assert_eq!(output.status.code(), Some(exit), "{args:?}: {}", err(&output));
         assert!(err(&output).contains(&format!("error[{code}]: ")), "{args:?}: {}", err(&output));
     }
+}
+
+/// Builds and tests a crate as its author would, with what this workspace was built with: nothing is fetched, and what
+/// was compiled already is used again. Returns the library, in a folder of its own.
+#[track_caller]
+fn built(folder: &Path, library: &str) -> PathBuf {
+    let debug = Path::new(env!("CARGO_BIN_EXE_engraft")).parent().expect("in a folder");
+    fs::copy(repository().join("Cargo.lock"), folder.join("Cargo.lock")).expect("copies");
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.current_dir(folder).args(["test", "--offline", "--target-dir"]).arg(debug.parent().expect("in a folder"));
+    cargo.args((debug.file_name().expect("a name") == "release").then_some("--release"));
+    for setting in [
+        "debug='line-tables-only'",
+        "package.'*'.debug=false",
+        "package.'*'.opt-level=2",
+        "package.engraft-plugin-api.debug='line-tables-only'",
+        "package.engraft-plugin-api.opt-level=0",
+    ] {
+        cargo.args(["--config", &format!("profile.dev.{setting}")]);
+    }
+    let output = cargo.output().expect("cargo is there");
+    assert!(output.status.success() && !err(&output).contains("warning"), "{}{}", out(&output), err(&output));
+    assert!(out(&output).contains("3 passed"), "{}", out(&output));
+    // It does not stay where plugins are looked for.
+    let place = folder.join(library);
+    let made = debug.join("deps").join(library);
+    fs::copy(&made, &place).expect("copies");
+    fs::remove_file(&made).expect("removes");
+    place
+}
+
+#[test]
+fn a_new_plugin_builds_at_once_and_keeps_the_laws() {
+    let home = tempfile::tempdir().unwrap();
+    let folder = home.path().join("crates/a");
+    let path = folder.display().to_string();
+    let output = run(&["plugins", "new", "engraft-cli-new", "--path", &path, "--json"]);
+    assert_eq!(output.status.code(), Some(0), "{}", err(&output));
+    let made: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(made["library"], "target/debug/libengraft_cli_new.so");
+    for file in made["files"].as_array().unwrap() {
+        let text = fs::read_to_string(folder.join(file.as_str().unwrap())).unwrap();
+        assert!(!["my-method", "my_method", "MyMethod"].iter().any(|word| text.contains(word)), "{file}");
+    }
+    assert_eq!(fs::read_dir(folder.parent().unwrap()).unwrap().count(), 1, "nothing else is left beside it");
+
+    let library = built(&folder, "libengraft_cli_new.so").display().to_string();
+    let preset = folder.join("presets/default.toml").display().to_string();
+    let (exit, laws) = check(&library, &["--preset", &preset, "--teaches"]);
+    assert_eq!((exit, broken(&laws)), (0, vec![]));
+    let kept = |law: &str| laws.iter().any(|(id, verdict, _)| id == law && verdict == "kept");
+    assert!(["target-moves", "rollback-any", "batch", "cancel-midway"].into_iter().all(kept), "{laws:?}");
+
+    let error = refused(&["plugins", "new", "other", "--path", &path], 2, "output-exists");
+    assert!(error.contains("crates/a"), "{error}");
+    refused(&["plugins", "new", "fn", "--path", &path], 2, "usage");
+    refused(&["plugins", "new", "x", "--api", "/absent", "--path", &path], 2, "usage");
 }

@@ -1,11 +1,12 @@
-//! `engraft plugins`: which there are, and whether one keeps the laws.
+//! `engraft plugins`: which there are, a new one, and whether one keeps the laws.
 //!
 //! `check` is the process that a user starts, `child` the one that a plugin runs in, `event` what the second tells
-//! the first.
+//! the first. `new` writes a crate to begin with, from the files in `template`.
 
 mod check;
 mod child;
 mod event;
+mod new;
 
 use clap::{Args, Subcommand};
 use engraft_plugin_api::ParamSpec;
@@ -15,7 +16,7 @@ use super::{PluginPath, out};
 use crate::base::Result;
 use crate::plugins::Library;
 
-/// List plugins or check one.
+/// List plugins, check one, or begin a new one.
 #[derive(Args)]
 #[command(after_help = "Example: engraft plugins list")]
 pub(super) struct Plugins {
@@ -36,6 +37,7 @@ enum Command {
     },
     /// Load a library in a process of its own and try every law on it.
     Check(check::Check),
+    New(new::New),
     /// What `check` starts.
     #[command(hide = true)]
     Try(child::Try),
@@ -120,6 +122,7 @@ impl Plugins {
         match &self.command {
             Command::List { path, json } => list(path, *json),
             Command::Check(check) => check.run(),
+            Command::New(new) => new.run(),
             Command::Try(child) => child.run(),
         }
     }
