@@ -54,6 +54,11 @@
 //! the same graph share one, with their tables laid one after the other, so that the hundredth key compiles nothing.
 //! Each row of a batch sees, by the gates, the entries of its own patches.
 //!
+//! The graph is put into the model's own, whose version of the standard operators may be another: write it for version
+//! 13 with operators that are the same ever since (`ReduceSum` rather than `ReduceMean`), and it fits everywhere. The
+//! first extent of a stacked table is a name in the graph; tables with the same name grow together. Keep values finite
+//! everywhere, also where they are not chosen: a gradient flows through both sides of a `Where`.
+//!
 //! # Routing
 //!
 //! A method that shows a fact to the requests that name its subject. A patch needs nothing but the fact; the request's

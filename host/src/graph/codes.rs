@@ -28,6 +28,10 @@ codes! {
     Model PATCH_INVALID "graph-patch-invalid" "A change of the graph was asked for that does not fit it: an edge that \
         does not exist, a name that is taken, an operator with no output. This is a defect of engraft or of a plugin \
         that supplies graph parts; please report it with the message.";
+    Plugin GRAPH_OPSET "graph-opset" "A graph that a method supplies is written for another version of the standard \
+        operators than the model it is put into, and one of its nodes does not say exactly the same in both; the message \
+        names the node. Operators that did not change between the two versions are taken over, and so are the axes of \
+        reductions. Write the graph with operators that did not change, or for the model's version.";
     Model MODEL_WRITE "model-write" "The graph does not fit into one ONNX file, which holds at most 2 GiB. Weights belong \
         into external data files; export the model with external data.";
     Usage EXPORT_EXISTS "export-exists" "A model is to be exported to a place where something is already. An export \

@@ -127,6 +127,27 @@ impl Node {
         self
     }
 
+    /// The same node without an attribute.
+    #[must_use]
+    pub(super) fn without(mut self, name: &str) -> Self {
+        self.0.attribute.retain(|a| a.name != name);
+        self
+    }
+
+    /// The same node with its first inputs alone.
+    #[must_use]
+    pub(super) fn reading(mut self, inputs: usize) -> Self {
+        self.0.input.truncate(inputs);
+        self
+    }
+
+    /// The same node with one more input.
+    #[must_use]
+    pub(super) fn and_reading(mut self, edge: &str) -> Self {
+        self.0.input.push(edge.to_owned());
+        self
+    }
+
     /// The same node under another name.
     pub(super) fn renamed(&self, name: &str) -> Self {
         let mut node = self.clone();

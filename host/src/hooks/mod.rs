@@ -1,4 +1,4 @@
-//! How a program reaches into the forward pass: taps, overwrites, additions, side branches, slots and gradients, attached to
+//! How a program reaches into the forward pass: taps, overwrites, additions, side branches, slots, splices and gradients, attached to
 //! the graph as plain operators with named inputs.
 //!
 //! A [`Rig`] says what is attached and nothing about values: it is the structure of a program, and two requests with
@@ -11,14 +11,16 @@ mod moments;
 mod names;
 mod rig;
 mod slots;
+mod splice;
 mod types;
 mod values;
 
 pub use moments::{Moment, SecondMoments, documents};
-pub(crate) use names::Name;
+pub(crate) use names::{Name, SplicePart};
 pub use rig::{Branch, Rig, Rigged};
 pub(crate) use rig::{pokable, site_width};
 pub use slots::{SlotBranch, check_place, check_slot_branch};
 pub(crate) use slots::{SlotPart, bake_slots};
+pub use splice::Graft;
 pub(crate) use types::cast;
 pub use values::Values;

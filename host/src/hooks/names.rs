@@ -6,6 +6,17 @@ use engraft_plugin_api::{Activation, Site, WeightRef};
 
 use super::slots::{SlotBranch, SlotPart};
 
+/// What is fed to a splice, besides what all of them share.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) enum SplicePart {
+    /// 1 for rows that see a patch of it, `[rows]`.
+    Gate,
+    /// A table, by its number.
+    Table(usize),
+    /// 1 for rows that see the patch of an entry, `[rows, n]`.
+    TableGate(usize),
+}
+
 /// An input of a rigged graph.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) enum Name {
@@ -35,6 +46,8 @@ pub(crate) enum Name {
     Slot(SlotBranch, SlotPart),
     /// Row gate of a branch of slots, `[rows, 1, n]`.
     SlotGate(SlotBranch),
+    /// What is fed to the splice that writes a site, of an order.
+    Splice(Site, i32, SplicePart),
     /// Target tokens of the log-likelihood terms, `[n]`.
     Targets,
     /// Weights of the log-likelihood terms, `[n]`.
@@ -51,8 +64,12 @@ pub(crate) enum Name {
     Seed(usize, Site),
     /// Weights of seed term set `i`, `[n, 1]`.
     SeedWeights(usize, Site),
-    /// Positions of what interceptions see, `[rows, columns]`; -1 where there is no token.
+    /// Positions of what interceptions and splices see, `[rows, columns]`; -1 where there is no token.
     Positions,
+    /// 1 at tokens, `[rows, columns]`; 0 where there is none.
+    Mask,
+    /// The position of the last token of each row's prompt, `[rows]`.
+    PromptEnd,
     /// Row and position of everything that a windowed pass computes, `[rows, width, 2]`.
     WindowAt,
     /// Zero and the first position of each row's window, `[rows, 2]`.
@@ -75,6 +92,11 @@ impl fmt::Display for Name {
             Self::Dense(weight) => write!(f, "engraft.dense:{weight}"),
             Self::Slot(branch, part) => write!(f, "engraft.slots.{}:{}", part.word(), Slots(branch)),
             Self::SlotGate(branch) => write!(f, "engraft.gate.slots:{}", Slots(branch)),
+            Self::Splice(site, order, SplicePart::Gate) => write!(f, "engraft.gate.splice:{site}.{order}"),
+            Self::Splice(site, order, SplicePart::Table(i)) => write!(f, "engraft.splice.{i}:{site}.{order}"),
+            Self::Splice(site, order, SplicePart::TableGate(i)) => {
+                write!(f, "engraft.gate.splice.{i}:{site}.{order}")
+            }
             Self::Targets => f.write_str("engraft.nll.targets"),
             Self::NllWeights => f.write_str("engraft.nll.weights"),
             Self::Reference(from_reference) => write!(f, "engraft.kl.{from_reference}.reference"),
@@ -84,6 +106,8 @@ impl fmt::Display for Name {
             Self::Seed(i, site) => write!(f, "engraft.seed.{i}:{site}"),
             Self::SeedWeights(i, site) => write!(f, "engraft.seed.{i}.weights:{site}"),
             Self::Positions => f.write_str("engraft.positions"),
+            Self::Mask => f.write_str("engraft.mask"),
+            Self::PromptEnd => f.write_str("engraft.prompt-end"),
             Self::WindowAt => f.write_str("engraft.window.at"),
             Self::WindowStarts => f.write_str("engraft.window.starts"),
         }

@@ -1,6 +1,7 @@
 //! The structure of a program: what is attached to the base graph, as a value, and the attaching.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use engraft_plugin_api::{BlockSite, Site, WeightRef};
 
@@ -8,6 +9,7 @@ use super::arrange::arrange;
 use super::codes;
 use super::names::Name;
 use super::slots::{Prepared, SlotBranch, touched};
+use super::splice::{Graft, Shared};
 use super::types::{Types, cast};
 use crate::anatomy::{Anatomy, Axes, Storage};
 use crate::base::{Error, Result};
@@ -46,6 +48,8 @@ pub struct Rig {
     pub seeds: Vec<Site>,
     /// Sites at which methods are called.
     pub intercepts: BTreeSet<Site>,
+    /// Splices between sites and their readers, in ascending order.
+    pub splices: Vec<Arc<Graft>>,
 }
 
 /// A graph with a rig attached.
@@ -81,14 +85,15 @@ impl Rig {
             seeds: _,
             cache: _,
             intercepts: _,
+            splices: _,
         } = self;
         *logits && overwrites.is_empty() && adds.is_empty() && taps.is_empty() && variables.is_empty()
     }
 
     /// Attaches everything to a graph.
     ///
-    /// The outputs of the base graph are dropped. At one edge the side branch comes first, then slots, then the methods
-    /// that are called there, then overwrites, then additions; a tap reads what is left after them.
+    /// The outputs of the base graph are dropped. At one edge the side branch comes first, then slots, then splices,
+    /// then the methods that are called there, then overwrites, then additions; a tap reads what is left after them.
     ///
     /// # Errors
     /// `site-absent` or `weight-absent` with the reason; `site-not-pokable`; `slots-place` or `slots-activation`.
@@ -98,6 +103,7 @@ impl Rig {
         let slots = self.slots.iter().map(|branch| Prepared::of(graph, anatomy, *branch));
         let slots = slots.collect::<Result<Vec<_>>>()?;
         let used = used.chain(self.slots.iter().map(|branch| touched(*branch).0));
+        let used = used.chain(self.splices.iter().flat_map(|graft| graft.touched()));
         let branched = self.branches.iter().filter(|(_, b)| *b == Branch::LowRank).map(|(weight, _)| *weight);
         let branched = branched.chain(self.slots.iter().map(|branch| touched(*branch).1));
         match arrange(graph, anatomy, used, branched)? {
@@ -173,7 +179,7 @@ impl Rig {
     }
 
     /// Everything that is put into activations, in the order of the computation.
-    fn steps<'s>(&self, patch: &Patch<'_>, anatomy: &Anatomy, slots: &'s [Prepared]) -> Result<Vec<Step<'s>>> {
+    fn steps<'s>(&'s self, patch: &Patch<'_>, anatomy: &Anatomy, slots: &'s [Prepared]) -> Result<Vec<Step<'s>>> {
         let mut steps = Vec::new();
         let mut push = |edge: &str, order: usize, step: Step<'s>| {
             steps.push((patch.index().producer_id(edge).map_or(0, |i| i + 1), order, step));
@@ -186,14 +192,17 @@ impl Rig {
         for prepared in slots {
             push(anatomy.site(touched(prepared.branch).0)?, 1, Step::Slots(prepared));
         }
+        for graft in &self.splices {
+            push(anatomy.site(graft.splice().writes)?, 2, Step::Splice(graft));
+        }
         for &site in &self.intercepts {
-            push(anatomy.site(site)?, 2, Step::Intercept(pokable(site)?));
+            push(anatomy.site(site)?, 3, Step::Intercept(pokable(site)?));
         }
         for (i, &site) in self.overwrites.iter().enumerate() {
-            push(anatomy.site(site)?, 3, Step::Overwrite(i, pokable(site)?));
+            push(anatomy.site(site)?, 4, Step::Overwrite(i, pokable(site)?));
         }
         for (i, &site) in self.adds.iter().enumerate() {
-            push(anatomy.site(site)?, 4, Step::Add(i, pokable(site)?));
+            push(anatomy.site(site)?, 5, Step::Add(i, pokable(site)?));
         }
         steps.sort_by_key(|(position, order, _)| (*position, *order));
         Ok(steps.into_iter().map(|(_, _, step)| step).collect())
@@ -304,6 +313,7 @@ fn places(patch: &mut Patch<'_>, name: Name) -> Result<String> {
 enum Step<'s> {
     Branch(WeightRef),
     Slots(&'s Prepared),
+    Splice(&'s Graft),
     Intercept(Site),
     Overwrite(usize, Site),
     Add(usize, Site),
@@ -314,6 +324,7 @@ impl Step<'_> {
         match *self {
             Self::Branch(weight) => branch(patch, anatomy, types, weight),
             Self::Slots(prepared) => prepared.attach(patch, anatomy, types),
+            Self::Splice(graft) => graft.attach(patch, anatomy, types),
             Self::Intercept(site) => intercept(patch, anatomy, types, site),
             Self::Overwrite(i, site) => {
                 let edge = anatomy.site(site)?;
@@ -340,13 +351,8 @@ impl Step<'_> {
 
 /// A call of methods at a site. Positions and the number of the run are inputs that all calls share.
 fn intercept(patch: &mut Patch<'_>, anatomy: &Anatomy, types: &Types, site: Site) -> Result<()> {
-    let positions = Name::Positions.to_string();
-    if !patch.is_input(&positions) {
-        patch.input(
-            &positions,
-            DType::I64,
-            ["rows", "columns"].map(|d| Dim::symbol(&format!("{positions}.{d}"))).into(),
-        )?;
+    let positions = Shared::of(patch, anatomy).positions(patch)?;
+    if !patch.is_input(operator::RUN_INPUT) {
         patch.input(operator::RUN_INPUT, DType::I64, Vec::new())?;
     }
     let edge = anatomy.site(site)?;

@@ -50,6 +50,8 @@ impl Model {
         }
         let at = padded(&|row, i| if i < row.len() { i as i64 } else { -1 });
         values.set(Name::Positions, Value::i64(&shape, at)?);
+        let mask = rows.iter().flat_map(|row| (0..longest).map(|i| if i < row.len() { 1.0 } else { 0.0 })).collect();
+        values.set(Name::Mask, Value::f32(&shape, mask)?);
         for port in &anatomy.inputs.cache {
             values.set(&port.past, empty(port.dtype, &port.shape(rows.len(), 0))?);
         }

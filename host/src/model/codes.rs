@@ -41,6 +41,13 @@ codes! {
         with respect to leads through a site at which a method is called. What the method does there has no \
         derivative that engraft knows. Roll back the patch that intercepts, take the gradient at a later site, or \
         make the change a splice.";
+    Plugin SPLICE_CONFLICT "splice-conflict" "Two patches put different graphs between one activation and its readers, with \
+        the same order, so that neither comes first. Splices of one graph, with the same sites, tables and order, are \
+        folded into one; others need orders that differ. The newer patch was refused, and nothing was changed. Roll the \
+        other one back, or give one of the methods another order.";
+    Plugin SPLICE_NOT_FINITE "splice-not-finite" "A splice was tried on the probe and made NaN or an infinity; the message \
+        names the site. Nothing was changed. A division by a distance or a norm that is zero is the usual cause, and in \
+        models of float16 a number beyond 65504.";
     Plugin MODULE_UNKNOWN "module-unknown" "A method named a network of its own that it has not opened on this model. \
         This is a defect of the plugin: a network is opened before it is used, for each model anew.";
     Plugin MODULE_WEIGHT "module-weight" "A method named a weight that its network does not have, gave it values of \
@@ -54,6 +61,8 @@ codes! {
         plugin was built for a newer one.";
     Model EXPORT_INTERCEPT "export-intercept" "An active patch has a method called in the middle of forward passes, \
         which a plain ONNX model cannot hold. Nothing was written. Roll the patch back before the export.";
+    Model EXPORT_SPLICE "export-splice" "An active patch has a splice, which is not written into exported models. Nothing \
+        was written. Roll the patch back before the export.";
     Model EXPORT_TARGET "export-target" "A model cannot be exported to the place asked for: it is the base model's own \
         folder. Name a folder of its own.";
 }

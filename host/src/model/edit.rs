@@ -8,6 +8,7 @@ use super::codes;
 use super::feed;
 use super::intercept::{Intercepts, intercepts};
 use super::open::{Model, State};
+use super::splice::splices;
 use crate::base::{Error, Hash, Result};
 use crate::hooks::{check_place, check_slot_branch};
 use crate::weights::{
@@ -47,8 +48,8 @@ impl Model {
     ///
     /// # Errors
     /// `delta-weight`, `delta-shape`, `delta-not-finite` or `delta-too-large`; `slots-place`, `slots-shape`,
-    /// `slots-not-finite`, `slots-too-many` or `slots-activation`; `patch-state-twice`, `statistic-part`, or
-    /// `change-unsupported` for kinds of changes that are not carried out.
+    /// `slots-not-finite`, `slots-too-many` or `slots-activation`; what [`Graft::of`](crate::hooks::Graft::of) finds wrong with a splice;
+    /// `patch-state-twice`, `statistic-part`, or `change-unsupported` for kinds of changes that are not carried out.
     pub fn validate(&self, changes: &[Change], limits: Limits) -> Result<Vec<Checked>> {
         for change in changes {
             if let Change::Slots(slots) = change {
@@ -86,6 +87,10 @@ impl Model {
                     checked.push(check_slots(slots, self.anatomy().d_model)?);
                     continue;
                 }
+                Change::Splice(splice) => {
+                    checked.push(self.check_splice(splice)?);
+                    continue;
+                }
                 Change::State(_) if states == 0 => {
                     states += 1;
                     checked.push(Checked::default());
@@ -118,12 +123,15 @@ impl Model {
     ///
     /// Every change is checked, the journal is written, the sum of patches is swapped in one step, and probe logits
     /// are compared: an edit that does not reach the running model is taken back and is an error. A proposal without
-    /// changes to weights or slots is a patch without effect. Slots may be silent at the probe: such are proven by
-    /// probe logits with all of the patch's slots held open. What weights in fewer bits than float32 would lose of it in an export is
+    /// changes to weights, slots, splices or interceptions is a patch without effect. Slots may be silent at the probe:
+    /// such are proven by probe logits with all of the patch's slots held open. Splices and interceptions may be silent
+    /// there; splices must make finite numbers of it, which is tried before anything is written. What weights in fewer bits than float32 would lose of it in an export is
     /// noted in the journal: [`Model::rounding`].
     ///
     /// # Errors
-    /// As [`Model::validate`]; `patch-applied`; `edit-no-effect`; `intercept-method`; what the journal or the runtime meets.
+    /// As [`Model::validate`]; `patch-applied`; `edit-no-effect`; `intercept-method`; `splice-conflict` or
+    /// `splice-table` if a splice cannot stand beside those of active patches; `splice-not-finite`; what the journal or
+    /// the runtime meets.
     pub fn commit(&self, proposal: Proposal) -> Result<PatchId> {
         self.validate(&proposal.changes, Limits::default())?;
         let Proposal { method, version, params, requests, changes } = proposal;
@@ -147,11 +155,12 @@ impl Model {
         let mut journal = self.journal.lock().unwrap_or_else(|e| e.into_inner());
         let mut patches = journal.active().to_vec();
         patches.push((patch.id(), patch.clone()));
+        self.check_parts(&patches)?;
         let next = self.sum(patches)?;
-        let acts = patch
-            .changes
-            .iter()
-            .any(|c| matches!(c, Change::Weight { .. } | Change::Slots(_) | Change::Intercept { .. }));
+        self.try_splices(&patch)?;
+        let acts = patch.changes.iter().any(|c| {
+            matches!(c, Change::Weight { .. } | Change::Slots(_) | Change::Intercept { .. } | Change::Splice(_))
+        });
         let before = if acts { Some(self.probe(&patch, Vec::new())?) } else { None };
         let previous = self.state();
         let id = journal.commit(patch.clone(), next.hash, rounding)?;
@@ -164,8 +173,8 @@ impl Model {
             };
             match self.shows(&patch, &before) {
                 Ok(true) => {}
-                // What a method makes of an activation may depend on the text.
-                Ok(false) if intercepts(&patch.changes) => {}
+                // What a method or a splice makes of an activation may depend on the text.
+                Ok(false) if intercepts(&patch.changes) || splices(&patch.changes).next().is_some() => {}
                 Ok(false) => {
                     let text = format!("the patch {id} of `{}` leaves the probe logits as they were", patch.method);
                     return undo(Error::new(&codes::NO_EFFECT, text));
@@ -228,10 +237,12 @@ impl Model {
     }
 
     fn sum(&self, patches: Vec<(PatchId, Arc<Patch>)>) -> Result<State> {
-        let overlay = self.overlay(patches.iter().map(|(_, p)| p.changes.as_slice()))?;
+        let overlay = self.overlay(&patches, None)?;
         let values = feed::overlay_values(&overlay, self.graph(), self.anatomy())?;
+        let grafts = self.grafts(&overlay)?;
         let intercepts = Arc::new(Intercepts::of(&patches));
-        Ok(State { hash: intercepts.hash(overlay.hash()), patches, overlay: Arc::new(overlay), values, intercepts })
+        let hash = intercepts.hash(overlay.hash());
+        Ok(State { hash, patches, overlay: Arc::new(overlay), values, intercepts, grafts })
     }
 
     /// True if a patch that was made part of the model shows in the probe logits, which were `before`.
@@ -244,23 +255,33 @@ impl Model {
         Ok(!open.is_empty() && self.probe(patch, open)? != after)
     }
 
-    /// Logits after every token of the first request's prompt and target, under trial changes; where there is no text, of a row over the
-    /// vocabulary.
+    /// Logits after every token of the first request's prompt and target, under trial changes; where there is no text,
+    /// of a row over the vocabulary.
     fn probe(&self, patch: &Patch, under: Vec<Change>) -> Result<Vec<u32>> {
+        let request = self.probe_of(patch)?;
+        let logits = (0..request.rows[0].len()).map(|pos| Place { row: 0, pos }).collect();
+        let reply = self.run(&RunRequest { logits, under, ..request })?;
+        Ok(reply.logits.as_f32()?.iter().map(|v| v.to_bits()).collect())
+    }
+
+    /// The row that a patch is proven on, with the end of its prompt.
+    pub(super) fn probe_of(&self, patch: &Patch) -> Result<RunRequest> {
         let a = self.anatomy();
         let context = a.context.unwrap_or(usize::MAX);
-        let text = patch.requests.first().and_then(|r| r.filled().ok().map(|p| format!("{p} {}", r.target.new)));
-        let mut row: Vec<u32> = match (text, self.tokenizer()) {
-            (Some(text), Ok(tokenizer)) => tokenizer.encode(&text)?.ids,
+        let text = patch.requests.first().and_then(|r| r.filled().ok().map(|p| (p, &r.target.new)));
+        let (mut row, prompt) = match (text, self.tokenizer()) {
+            (Some((prompt, target)), Ok(tokenizer)) => {
+                let row = tokenizer.encode(&format!("{prompt} {target}"))?.ids;
+                (row, tokenizer.encode(&prompt)?.ids.len())
+            }
             _ => {
                 let n = context.min(16).min(a.vocab);
-                (0..n).map(|i| (i * a.vocab / n) as u32).collect()
+                ((0..n).map(|i| (i * a.vocab / n) as u32).collect(), n)
             }
         };
         row.truncate(context);
-        let logits = (0..row.len()).map(|pos| Place { row: 0, pos }).collect();
-        let reply = self.run(&RunRequest { rows: vec![row], logits, under, ..RunRequest::default() })?;
-        Ok(reply.logits.as_f32()?.iter().map(|v| v.to_bits()).collect())
+        let end = prompt.clamp(1, row.len().max(1)) - 1;
+        Ok(RunRequest { rows: vec![row], prompt_ends: vec![end], ..RunRequest::default() })
     }
 }
 
@@ -282,7 +303,6 @@ fn opened(change: &Change) -> Option<Change> {
 /// The kind of a change in words.
 fn kind(change: &Change) -> &'static str {
     match change {
-        Change::Splice(_) => "a splice",
         Change::Route => "routing",
         _ => "a change of a kind that is not known",
     }

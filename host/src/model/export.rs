@@ -7,6 +7,7 @@ use engraft_plugin_api::WeightRef;
 
 use super::intercept::intercepts;
 use super::open::Model;
+use super::splice::splices;
 use super::{codes, feed, narrow};
 use crate::anatomy::WeightEdge;
 use crate::base::{Error, Result};
@@ -22,7 +23,7 @@ impl Model {
     /// that takes from the sum is returned, for each weight in fewer bits than float32.
     ///
     /// # Errors
-    /// `export-target`, `export-exists`, `export-intercept`, `file-write` or `disk-full`; `edit-no-effect` if rounding leaves nothing of
+    /// `export-target`, `export-exists`, `export-intercept`, `export-splice`, `file-write` or `disk-full`; `edit-no-effect` if rounding leaves nothing of
     /// all that was edited.
     pub fn export(&self, target: &Path) -> Result<Vec<Rounding>> {
         let own = self.folder().canonicalize().ok();
@@ -34,6 +35,10 @@ impl Model {
         if let Some((id, patch)) = state.patches.iter().find(|(_, patch)| intercepts(&patch.changes)) {
             let text = format!("the patch {id} has `{}` called in the middle of passes", patch.method);
             return Err(Error::new(&codes::EXPORT_INTERCEPT, text).help("roll it back before the export"));
+        }
+        if let Some((id, patch)) = state.patches.iter().find(|(_, patch)| splices(&patch.changes).next().is_some()) {
+            let text = format!("the patch {id} of `{}` has a splice", patch.method);
+            return Err(Error::new(&codes::EXPORT_SPLICE, text).help("roll it back before the export"));
         }
         let rounding = self.rounding_in(&state.overlay)?;
         let edited = feed::branches(&state.overlay).into_iter().map(|(weight, _)| weight).collect::<BTreeSet<_>>();

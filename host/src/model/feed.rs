@@ -1,5 +1,5 @@
 //! The sum of patches as inputs of a rigged graph: factors padded to packed tensors, dense sums in the orientation of
-//! the file, slots side by side, a gate for every row.
+//! the file, slots side by side, tables of splices, a gate for every row.
 
 use std::collections::BTreeSet;
 
@@ -8,9 +8,9 @@ use engraft_plugin_api::WeightRef;
 use crate::anatomy::{Anatomy, Columns, Storage, WeightEdge};
 use crate::base::Result;
 use crate::graph::Graph;
-use crate::hooks::{Branch, Name, SlotBranch, SlotPart, Values};
+use crate::hooks::{Branch, Name, SlotBranch, SlotPart, SplicePart, Values};
 use crate::runtime::Value;
-use crate::weights::{Neurons, Overlay};
+use crate::weights::{Neurons, Overlay, TableValues};
 
 /// The branches that an overlay needs.
 pub(super) fn branches(overlay: &Overlay) -> BTreeSet<(WeightRef, Branch)> {
@@ -58,6 +58,15 @@ pub(super) fn overlay_values(overlay: &Overlay, graph: &Graph, anatomy: &Anatomy
             values.set(Name::Slot(branch, part), Value::f32(&shape, flat)?);
         }
     }
+    for (key, splice) in &overlay.splices {
+        for (i, table) in splice.tables.iter().enumerate() {
+            let value = match &table.values {
+                TableValues::F32(flat) => Value::f32(&table.shape, flat.clone()),
+                TableValues::I64(flat) => Value::i64(&table.shape, flat.clone()),
+            };
+            values.set(Name::Splice(key.writes, key.order, SplicePart::Table(i)), value?);
+        }
+    }
     Ok(values)
 }
 
@@ -70,6 +79,14 @@ pub(super) fn open_gates(overlay: &Overlay, rows: usize, values: &mut Values) ->
     for (&branch, neurons) in &overlay.slots {
         let n = neurons.count();
         values.set(Name::SlotGate(branch), Value::f32(&[rows, 1, n], vec![1.0; rows * n])?);
+    }
+    for (key, splice) in &overlay.splices {
+        let name = |part| Name::Splice(key.writes, key.order, part);
+        values.set(name(SplicePart::Gate), Value::f32(&[rows], vec![1.0; rows])?);
+        for (i, table) in splice.tables.iter().enumerate() {
+            let n = table.owners.len();
+            values.set(name(SplicePart::TableGate(i)), Value::f32(&[rows, n], vec![1.0; rows * n])?);
+        }
     }
     Ok(())
 }

@@ -8,7 +8,7 @@
 //!
 //! One file a verb: `open`, `run`, `gradient`, `generate`, `score`, `edit` (validate, commit, roll back), `export`,
 //! `moments`, `narrow` (what rounding takes from deltas); `intercept` has methods called in the middle of a pass, `module` runs
-//! networks of methods;
+//! networks of methods; `splice` reads and tries graphs that patches bring along;
 //! `compile` keeps the programs, `batch` pads rows, `feed` turns the sum of patches into inputs,
 //! `footprint` estimates memory.
 
@@ -28,6 +28,7 @@ mod narrow;
 mod open;
 mod run;
 mod score;
+mod splice;
 
 #[cfg(test)]
 mod tests;

@@ -56,7 +56,7 @@ impl Model {
             Change::Weight { weight, .. } => self.anatomy().weight(*weight).is_ok_and(|p| p.dtype != DType::F32),
             _ => false,
         });
-        if narrow { self.rounding_in(&self.overlay([changes])?) } else { Ok(Vec::new()) }
+        if narrow { self.rounding_in(&self.overlay(&[], Some(changes))?) } else { Ok(Vec::new()) }
     }
 
     /// What rounding takes from a sum of patches, for each weight that is kept in fewer bits than float32.

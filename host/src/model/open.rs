@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, OnceLock, RwLock};
 use engraft_plugin_api::{ModelFacts, Tensor, WeightRef};
 
 use super::codes;
-use super::compile::Programs;
+use super::compile::{Programs, Shelf};
 use super::feed;
 use super::footprint::Footprint;
 use super::intercept::{Attached, Intercepts};
@@ -14,12 +14,15 @@ use super::module::Modules;
 use crate::anatomy::Anatomy;
 use crate::base::{Error, Hash, Hasher, Result, atomic};
 use crate::graph::{DType, Graph, Shapes};
-use crate::hooks::Values;
+use crate::hooks::{Graft, Values};
 use crate::runtime::{Device, ProgramOptions, Runtime, Tokenizer, provision};
 use crate::weights::{Journal, Overlay, Patch, PatchId};
 
 /// Inline tensors from this size on, in bytes, are written to the cache folder once, so that sessions share them.
 const SHARED_FROM: u64 = 1 << 20;
+
+/// How many splices are kept that were read.
+const GRAFTS: usize = 64;
 
 /// How a model is opened.
 #[derive(Clone, Debug, Default)]
@@ -55,6 +58,8 @@ pub struct Model {
     pub(super) journal: Mutex<Journal>,
     pub(super) attached: Attached,
     pub(super) modules: Modules,
+    /// The splices that were read and checked.
+    pub(super) grafts: Shelf<Hash, Graft>,
     state: RwLock<Arc<State>>,
 }
 
@@ -64,6 +69,7 @@ pub(super) struct State {
     pub(super) overlay: Arc<Overlay>,
     pub(super) values: Values,
     pub(super) intercepts: Arc<Intercepts>,
+    pub(super) grafts: Vec<Arc<Graft>>,
     pub(super) hash: Hash,
 }
 
@@ -130,11 +136,13 @@ impl Model {
                 overlay: Arc::default(),
                 values: Values::default(),
                 intercepts: Arc::default(),
+                grafts: Vec::new(),
                 hash: Overlay::default().hash(),
             })),
             journal: Mutex::new(journal),
             attached: Attached::default(),
             modules: Modules::default(),
+            grafts: Shelf::of(GRAFTS),
         };
         model.restore()?;
         Ok(model)

@@ -9,10 +9,11 @@ use super::codes;
 use super::feed;
 use super::intercept::{Intercepts, ends, intercepts};
 use super::open::Model;
+use super::splice::set_ends;
 use crate::base::{Cancel, Error, Result};
-use crate::hooks::{Name, Rig, Values};
+use crate::hooks::{Graft, Name, Rig, Values};
 use crate::runtime::Value;
-use crate::weights::{Overlay, check_count};
+use crate::weights::{Overlay, Patch, PatchId, check_count};
 
 /// The changes that a request sees, as inputs.
 pub(super) struct Seen {
@@ -21,6 +22,7 @@ pub(super) struct Seen {
     /// The number of the source that the request's own trial changes are, in [`Overlay::of`].
     pub(super) trial: usize,
     pub(super) intercepts: Arc<Intercepts>,
+    pub(super) grafts: Vec<Arc<Graft>>,
 }
 
 impl Model {
@@ -45,7 +47,13 @@ impl Model {
 
     /// As [`Model::run_until`] without any patch.
     pub(super) fn run_base(&self, request: &RunRequest, cancel: Option<&Cancel>) -> Result<RunReply> {
-        let nothing = Seen { overlay: Arc::default(), values: Values::default(), trial: 0, intercepts: Arc::default() };
+        let nothing = Seen {
+            overlay: Arc::default(),
+            values: Values::default(),
+            trial: 0,
+            intercepts: Arc::default(),
+            grafts: Vec::new(),
+        };
         self.run_seen(request, nothing, cancel)
     }
 
@@ -63,13 +71,16 @@ impl Model {
             cache: false,
             seeds: Vec::new(),
             intercepts: seen.intercepts.sites(),
+            splices: seen.grafts.clone(),
         };
         // Where a program answers requests, it is the one that continues texts as well: each holds packed weights.
         rig.cache = rig.serves() && !self.anatomy().inputs.cache.is_empty();
         if rig.taps.is_empty() && !rig.logits {
             return Ok(RunReply { taps: Vec::new(), logits: Tensor::zeros([0, self.anatomy().vocab]) });
         }
-        let called = self.called(&seen.intercepts, ends(rows, &request.prompt_ends)?)?;
+        let ends = ends(rows, &request.prompt_ends)?;
+        set_ends(&ends, &mut values)?;
+        let called = self.called(&seen.intercepts, ends)?;
         let compiled = self.programs.run(&rig, || rig.attach(self.graph(), self.anatomy()))?;
         self.pokes(&request.overwrites, &request.adds, rows, &mut values)?;
         for (i, tap) in request.taps.iter().enumerate() {
@@ -100,10 +111,10 @@ impl Model {
     pub(super) fn seen(&self, under: &[Change], rows: usize) -> Result<Seen> {
         let state = self.state();
         let trial = state.patches.len();
-        let (overlay, mut values) = if under.is_empty() {
+        let (overlay, mut values, grafts) = if under.is_empty() {
             let mut values = Values::default();
             values.copy(&state.values);
-            (state.overlay.clone(), values)
+            (state.overlay.clone(), values, state.grafts.clone())
         } else {
             self.check_shapes(under)?;
             if intercepts(under) {
@@ -112,20 +123,22 @@ impl Model {
                     "a trial change intercepts: expected a committed patch",
                 ));
             }
-            let committed = state.patches.iter().map(|(_, p)| p.changes.as_slice());
-            let overlay = self.overlay(committed.chain([under]))?;
+            let overlay = self.overlay(&state.patches, Some(under))?;
             let values = feed::overlay_values(&overlay, self.graph(), self.anatomy())?;
-            (Arc::new(overlay), values)
+            let grafts = self.grafts(&overlay)?;
+            (Arc::new(overlay), values, grafts)
         };
         feed::open_gates(&overlay, rows, &mut values)?;
-        Ok(Seen { overlay, values, trial, intercepts: state.intercepts.clone() })
+        Ok(Seen { overlay, values, trial, intercepts: state.intercepts.clone(), grafts })
     }
 
-    /// Sums changes of this model.
+    /// Sums the changes of patches of this model, and trial changes on top.
     ///
     /// # Errors
-    /// `slots-too-many`
-    pub(super) fn overlay<'a>(&self, sources: impl IntoIterator<Item = &'a [Change]>) -> Result<Overlay> {
+    /// `slots-too-many`; `splice-conflict` or `splice-table` if splices cannot stand together.
+    pub(super) fn overlay(&self, patches: &[(PatchId, Arc<Patch>)], trial: Option<&[Change]>) -> Result<Overlay> {
+        self.check_together(patches, trial)?;
+        let sources = patches.iter().map(|(_, patch)| patch.changes.as_slice()).chain(trial);
         let overlay = Overlay::of(sources, |w| self.anatomy().weights.get(&w).map(|p| p.shape));
         for (layer, count) in overlay.slot_counts() {
             check_count(layer, count)?;

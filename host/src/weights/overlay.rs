@@ -1,5 +1,5 @@
 //! The sum of active patches: for each weight low-rank factors side by side, and one dense sum; for each MLP slots side
-//! by side.
+//! by side; for each splice its tables, folded.
 //!
 //! An overlay is a function of the list of patches, never of history: it is summed anew, in order, whenever the list
 //! changes, so that a rollback leaves exactly what would be there had the patch never been made.
@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use engraft_plugin_api::{Change, Delta, Tensor, WeightRef};
 
 use super::slots::{Neurons, SlotKey, slot_key};
+use super::splices::{Folded, SpliceKey};
 use crate::base::{Hash, Hasher};
 
 /// Low-rank factors `left · right` of several deltas side by side.
@@ -38,11 +39,13 @@ pub struct Overlay {
     pub dense: BTreeMap<WeightRef, Vec<f32>>,
     /// Slots, by the branch that they share.
     pub slots: BTreeMap<SlotKey, Neurons>,
+    /// Splices, those that are one folded.
+    pub splices: BTreeMap<SpliceKey, Folded>,
 }
 
 impl Overlay {
     /// Sums changes in order. `shape` gives `[in, out]` of a weight; deltas of vectors and dense ones are summed
-    /// densely, all others ride as factors.
+    /// densely, all others ride as factors. Tables of splices that are one must fit each other.
     pub fn of<'a>(
         sources: impl IntoIterator<Item = &'a [Change]>,
         shape: impl Fn(WeightRef) -> Option<[usize; 2]>,
@@ -58,6 +61,10 @@ impl Overlay {
                         }
                     }
                     Change::Slots(slots) => out.slots.entry(slot_key(slots)).or_default().add(slots, owner),
+                    Change::Splice(splice) => match out.splices.values_mut().find(|all| all.first.joins(splice)) {
+                        Some(all) => all.add(splice, owner),
+                        None => drop(out.splices.insert(Folded::key(splice), Folded::of(splice, owner))),
+                    },
                     _ => {}
                 }
             }
@@ -108,7 +115,7 @@ impl Overlay {
 
     /// True if nothing is added.
     pub fn is_empty(&self) -> bool {
-        self.low_rank.is_empty() && self.dense.is_empty() && self.slots.is_empty()
+        self.low_rank.is_empty() && self.dense.is_empty() && self.slots.is_empty() && self.splices.is_empty()
     }
 
     /// How many slots each block has that has any.
@@ -159,6 +166,10 @@ impl Overlay {
         for ((layer, activation, gated), neurons) in &self.slots {
             hasher.part(format!("slots {layer} {activation:?} {gated}"));
             neurons.hash(&mut hasher);
+        }
+        for (key, splice) in &self.splices {
+            hasher.part(format!("splice {} {}", key.writes, key.order)).part(key.id.bytes());
+            splice.hash(&mut hasher);
         }
         hasher.finish()
     }

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use engraft_plugin_api::{Change, Data, Delta, EditRequest, Params, Tensor};
+use engraft_plugin_api::{Change, Data, Delta, EditRequest, Params, Splice, Tensor};
 use serde::{Deserialize, Serialize};
 
 use super::codes;
@@ -71,6 +71,15 @@ impl Patch {
                 }
                 Change::Slots(slots) => {
                     hasher.part(format!("slots {:?}", slot_key(slots)));
+                }
+                Change::Splice(splice) => {
+                    let Splice { graph, reads, writes, tables, whole_rows, order } = splice;
+                    hasher.part(format!("splice {writes} {order} {whole_rows} {reads:?}")).part(graph);
+                    for table in tables {
+                        hasher.part(format!("{:?}", table.fold)).part(&table.name);
+                        hash_tensor(&table.value, &mut hasher);
+                    }
+                    continue;
                 }
                 Change::State(bytes) => {
                     hasher.part("state").part(bytes);

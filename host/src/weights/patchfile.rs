@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
 use engraft_plugin_api::{
-    Activation, Change, Data, Delta, EditRequest, Fold, Increment, ParamValue, Params, SlotGate, Slots, Target, Tensor,
-    WeightRef,
+    Activation, Change, Data, Delta, EditRequest, Fold, Increment, ParamValue, Params, Site, SlotGate, Slots, Splice,
+    Target, Tensor, WeightRef,
 };
 use safetensors::tensor::{Dtype, TensorView};
 use safetensors::{SafeTensors, serialize};
@@ -53,6 +53,7 @@ enum MetaChange {
     Statistic(MetaStatistic),
     State(MetaState),
     Intercept(MetaIntercept),
+    Splice(MetaSplice),
 }
 
 #[derive(Serialize, Deserialize)]
@@ -80,6 +81,16 @@ struct MetaStatistic {
     fold: String,
 }
 
+impl MetaStatistic {
+    fn of(part: &Increment) -> Self {
+        let fold = match part.fold {
+            Fold::Sum => "sum",
+            Fold::Stack => "stack",
+        };
+        Self { statistic: part.name.clone(), fold: fold.into() }
+    }
+}
+
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct MetaState {
@@ -93,6 +104,17 @@ struct MetaIntercept {
     /// The sites.
     intercept: Vec<String>,
     whole_rows: bool,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct MetaSplice {
+    /// The site that is written.
+    splice: String,
+    reads: Vec<String>,
+    tables: Vec<MetaStatistic>,
+    whole_rows: bool,
+    order: i32,
 }
 
 /// A tensor of the file: element type, shape, bytes.
@@ -131,11 +153,19 @@ fn taken_apart(change: &Change) -> Result<(MetaChange, Vec<Stored>)> {
         }
         Change::Statistic(part) => {
             tensors.push(stored(&part.value));
-            let fold = match part.fold {
-                Fold::Sum => "sum",
-                Fold::Stack => "stack",
-            };
-            MetaChange::Statistic(MetaStatistic { statistic: part.name.clone(), fold: fold.into() })
+            MetaChange::Statistic(MetaStatistic::of(part))
+        }
+        Change::Splice(splice) => {
+            // The graph, then all tables, those of integers too.
+            tensors = vec![(Dtype::U8, vec![splice.graph.len()], splice.graph.clone())];
+            tensors.extend(splice.tables.iter().map(|table| stored(&table.value)));
+            MetaChange::Splice(MetaSplice {
+                splice: splice.writes.to_string(),
+                reads: splice.reads.iter().map(ToString::to_string).collect(),
+                tables: splice.tables.iter().map(MetaStatistic::of).collect(),
+                whole_rows: splice.whole_rows,
+                order: splice.order,
+            })
         }
         Change::State(bytes) => {
             tensors.push((Dtype::U8, vec![bytes.len()], bytes.clone()));
@@ -189,6 +219,31 @@ impl Reader<'_> {
         }
     }
 
+    fn raw(&self, change: usize, number: usize) -> Result<Vec<u8>> {
+        let view = self.view(change, number)?;
+        match view.dtype() {
+            Dtype::U8 => Ok(view.data().to_vec()),
+            _ => Err(damaged(self.path, &format!("the tensor `{change}.{number}` is not of bytes"))),
+        }
+    }
+
+    fn part(&self, change: usize, number: usize, meta: MetaStatistic) -> Result<Increment> {
+        let fold = match meta.fold.as_str() {
+            "sum" => Fold::Sum,
+            "stack" => Fold::Stack,
+            other => return Err(self.unknown("a fold", other)),
+        };
+        Ok(Increment { name: meta.statistic, fold, value: self.tensor(change, number)? })
+    }
+
+    fn site(&self, text: &str) -> Result<Site> {
+        text.parse().map_err(|e| damaged(self.path, "a site is misspelt").because(e))
+    }
+
+    fn sites(&self, texts: &[String]) -> Result<Vec<Site>> {
+        texts.iter().map(|text| self.site(text)).collect()
+    }
+
     fn unknown(&self, what: &str, found: &str) -> Error {
         damaged(self.path, &format!("{what} of kind `{found}` is not known"))
     }
@@ -218,25 +273,27 @@ impl Reader<'_> {
                 let gate = meta.gated.then(gate).transpose()?;
                 Change::Slots(Slots { layer: meta.slots, keys, bias, values, gate, activation })
             }
-            MetaChange::Statistic(meta) => {
-                let fold = match meta.fold.as_str() {
-                    "sum" => Fold::Sum,
-                    "stack" => Fold::Stack,
-                    other => return Err(self.unknown("a fold", other)),
-                };
-                Change::Statistic(Increment { name: meta.statistic, fold, value: self.tensor(i, 0)? })
-            }
+            MetaChange::Statistic(meta) => Change::Statistic(self.part(i, 0, meta)?),
             MetaChange::State(meta) => {
-                let view = self.view(i, 0)?;
-                if view.dtype() != Dtype::U8 || view.data().len() != meta.state {
+                let state = self.raw(i, 0)?;
+                if state.len() != meta.state {
                     return Err(damaged(self.path, &format!("its state is not {} bytes", meta.state)));
                 }
-                Change::State(view.data().to_vec())
+                Change::State(state)
             }
             MetaChange::Intercept(meta) => {
-                let sites = meta.intercept.iter().map(|site| site.parse()).collect::<Result<_, _>>();
-                let sites = sites.map_err(|e| damaged(self.path, "a site is misspelt").because(e))?;
-                Change::Intercept { sites, whole_rows: meta.whole_rows }
+                Change::Intercept { sites: self.sites(&meta.intercept)?, whole_rows: meta.whole_rows }
+            }
+            MetaChange::Splice(meta) => {
+                let table = |(n, table)| self.part(i, n + 1, table);
+                Change::Splice(Splice {
+                    graph: self.raw(i, 0)?,
+                    reads: self.sites(&meta.reads)?,
+                    writes: self.site(&meta.splice)?,
+                    tables: meta.tables.into_iter().enumerate().map(table).collect::<Result<_>>()?,
+                    whole_rows: meta.whole_rows,
+                    order: meta.order,
+                })
             }
         })
     }
@@ -364,7 +421,7 @@ fn from_json(value: &serde_json::Value) -> Option<ParamValue> {
 
 #[cfg(test)]
 mod tests {
-    use engraft_plugin_api::{Role, Site};
+    use engraft_plugin_api::{BlockSite, Role};
 
     use super::*;
 
@@ -400,6 +457,21 @@ mod tests {
                     name: "keys".into(),
                     fold: Fold::Stack,
                     value: Tensor::i64([2], vec![-1, 1 << 40]).unwrap(),
+                }),
+                Change::Splice(Splice {
+                    graph: vec![8, 0, 255],
+                    reads: vec![Site::Embed, Site::Block(0, BlockSite::MlpOut)],
+                    writes: Site::Block(0, BlockSite::MlpOut),
+                    tables: vec![
+                        Increment {
+                            name: "labels".into(),
+                            fold: Fold::Stack,
+                            value: Tensor::i64([1], vec![-7]).unwrap(),
+                        },
+                        Increment { name: "memory".into(), fold: Fold::Sum, value: Tensor::zeros([2, 3]) },
+                    ],
+                    whole_rows: true,
+                    order: -3,
                 }),
             ],
         }

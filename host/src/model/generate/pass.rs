@@ -15,6 +15,7 @@ use crate::model::compile::CompiledRun;
 use crate::model::feed;
 use crate::model::open::Model;
 use crate::model::run::Seen;
+use crate::model::splice::{set_ends, whole_rows};
 use crate::runtime::{DType, Value};
 
 /// The passes of rows that share batches.
@@ -39,13 +40,15 @@ struct Kept {
 
 impl<'m> Passes<'m> {
     pub(super) fn new(model: &'m Model, seen: &'m Seen) -> Result<Self> {
-        let cache = !model.anatomy().inputs.cache.is_empty() && !seen.intercepts.whole_rows;
+        let cache =
+            !model.anatomy().inputs.cache.is_empty() && !seen.intercepts.whole_rows && !whole_rows(&seen.grafts);
         let rig = Rig {
             branches: feed::branches(&seen.overlay),
             slots: feed::slots(&seen.overlay),
             logits: true,
             cache,
             intercepts: seen.intercepts.sites(),
+            splices: seen.grafts.clone(),
             ..Rig::default()
         };
         let compiled = model.programs.run(&rig, || rig.attach(model.graph(), model.anatomy()))?;
@@ -67,7 +70,8 @@ impl<'m> Passes<'m> {
             }
         };
         let order = self.kept.as_ref().map_or(running, |kept| &kept.rows);
-        let ends = order.iter().map(|&r| rows[r].prompt - 1).collect();
+        let ends: Vec<usize> = order.iter().map(|&r| rows[r].prompt - 1).collect();
+        set_ends(&ends, &mut values)?;
         let called = self.model.called(&self.seen.intercepts, ends)?;
         self.model.logits_at(&places, &batch, &mut values)?;
         values.copy(&self.seen.values);
@@ -158,6 +162,8 @@ impl Kept {
         }
         let of_row = |r: &usize| if running.contains(r) { rows[*r].ids.len() as i64 - 1 } else { -1 };
         values.set(Name::Positions, Value::i64(&[n, 1], self.rows.iter().map(of_row).collect())?);
+        let of_row = |r: &usize| if running.contains(r) { 1.0 } else { 0.0 };
+        values.set(Name::Mask, Value::f32(&[n, 1], self.rows.iter().map(of_row).collect())?);
         for (port, value) in inputs.cache.iter().zip(&self.values) {
             values.set(&port.past, value.clone());
         }

@@ -1,6 +1,6 @@
 //! The gradients of a step in the shapes that methods see.
 
-use engraft_plugin_api::{Change, Delta, GradientRequest, Slots, Tensor, WeightRef, Wrt};
+use engraft_plugin_api::{Change, Delta, Fold, GradientRequest, Slots, Splice, Tensor, WeightRef, Wrt};
 use ndarray::Axis;
 
 use crate::anatomy::WeightEdge;
@@ -10,7 +10,7 @@ use crate::model::feed;
 use crate::model::open::Model;
 use crate::model::run::Seen;
 use crate::runtime::Value;
-use crate::weights::slot_key;
+use crate::weights::{Folded, slot_key};
 
 impl Model {
     /// The gradients of one variable in the shapes that methods see.
@@ -50,6 +50,7 @@ impl Model {
                     self.trial_gradient(*i, place, *weight, delta, seen, &flat)
                 }
                 Some(Change::Slots(slots)) => self.slots_gradient(*i, slots, seen, &flat),
+                Some(Change::Splice(splice)) => splice_gradient(*i, splice, seen, &flat),
                 _ => Ok(Vec::new()),
             },
         }
@@ -116,4 +117,29 @@ impl Model {
         let left = (0..inputs).flat_map(|i| own.iter().map(move |&r| i * rank + r)).map(|at| left[at]).collect();
         Ok(vec![Tensor::f32([inputs, own.len()], left)?, right])
     }
+}
+
+/// Of the tables of a splice, the parts that one trial change holds: its entries of stacked ones, and all of summed ones.
+fn splice_gradient(
+    number: usize,
+    splice: &Splice,
+    seen: &Seen,
+    flat: &dyn Fn(usize) -> Result<Option<Vec<f32>>>,
+) -> Result<Vec<Tensor>> {
+    let Some(folded) = seen.overlay.splices.get(&Folded::key(splice)) else { return Ok(Vec::new()) };
+    let mut out = Vec::new();
+    let floats = splice.tables.iter().zip(&folded.tables).filter(|(own, _)| own.value.as_f32().is_ok());
+    for (i, (own, table)) in floats.enumerate() {
+        let all = flat(i)?.unwrap_or_else(|| vec![0.0; table.shape.iter().product()]);
+        let all = Tensor::f32(table.shape.clone(), all)?;
+        out.push(match own.fold {
+            Fold::Sum => all,
+            Fold::Stack => {
+                let owned: Vec<usize> =
+                    (0..table.owners.len()).filter(|&i| table.owners[i] == (seen.trial, number)).collect();
+                Tensor::from_array(&all.view()?.select(Axis(0), &owned))
+            }
+        });
+    }
+    Ok(out)
 }

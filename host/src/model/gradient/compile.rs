@@ -1,6 +1,7 @@
 //! A gradient as programs: the rigged graph with a loss and its backward nodes, split where the constant part ends.
 
 use std::collections::{BTreeSet, HashSet};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use engraft_plugin_api::{Site, WeightRef};
@@ -8,7 +9,7 @@ use engraft_plugin_api::{Site, WeightRef};
 use crate::autodiff::{self, Seed};
 use crate::base::{Error, Result};
 use crate::graph::{DType, Graph, Patch, Shapes, Slice, downstream, upstream};
-use crate::hooks::{Branch, Name, Rig, Rigged, SlotBranch, SlotPart, cast};
+use crate::hooks::{Branch, Graft, Name, Rig, Rigged, SlotBranch, SlotPart, cast};
 use crate::model::codes;
 use crate::model::open::Model;
 use crate::runtime::{Program, operator};
@@ -33,6 +34,17 @@ pub(super) enum Variable {
     Pairs(WeightRef),
     Branch(WeightRef, Branch),
     Slots(SlotBranch),
+    /// The splice that writes a site, of an order.
+    Splice(Site, i32),
+}
+
+impl GradientPlan {
+    /// The inputs of a splice's tables of floats, those that are read.
+    fn tables(&self, site: Site, order: i32) -> Vec<Option<Name>> {
+        let of = |graft: &&Arc<Graft>| (graft.splice().writes, graft.splice().order) == (site, order);
+        let graft = self.rig.splices.iter().find(of);
+        graft.map(|graft| graft.variables().into_iter().map(|(_, name)| name).collect()).unwrap_or_default()
+    }
 }
 
 /// A compiled gradient.
@@ -97,6 +109,9 @@ impl Model {
                 Variable::Slots(branch) => {
                     wrt.extend(SlotPart::all(branch.2).iter().map(|&part| Name::Slot(branch, part).to_string()));
                 }
+                Variable::Splice(site, order) => {
+                    wrt.extend(plan.tables(site, order).into_iter().flatten().map(|name| name.to_string()));
+                }
             }
         }
         let names: Vec<&str> = wrt.iter().map(String::as_str).collect();
@@ -109,6 +124,12 @@ impl Model {
         let mut found = wide.into_iter();
         let mut gradients = Vec::new();
         for variable in &plan.variables {
+            if let Variable::Splice(site, order) = *variable {
+                // A table that the graph does not read has no gradient.
+                let of = |name: Option<Name>| name.and_then(|_| found.next().flatten());
+                gradients.push(plan.tables(site, order).into_iter().map(of).collect());
+                continue;
+            }
             let own = found.next().flatten();
             gradients.push(match *variable {
                 Variable::Pairs(weight) => {
@@ -161,7 +182,17 @@ impl Model {
         let dependent = downstream(&index, variables.iter().copied());
         let mut sources: BTreeSet<String> = self.graph().inputs().into_iter().map(|p| p.name).collect();
         sources.extend(whole.inputs().into_iter().map(|p| p.name).filter(|n| {
-            ["engraft.overwrite", "engraft.add", "engraft.gate", "engraft.window"].iter().any(|p| n.starts_with(p))
+            [
+                "engraft.overwrite",
+                "engraft.add",
+                "engraft.gate",
+                "engraft.window",
+                "engraft.positions",
+                "engraft.mask",
+                "engraft.prompt-end",
+            ]
+            .iter()
+            .any(|p| n.starts_with(p))
         }));
         let from_rows = downstream(&index, sources.iter().map(String::as_str).filter(|s| !variables.contains(s)));
         let kept = upstream(&index, outputs.iter().map(String::as_str), &HashSet::new());

@@ -20,6 +20,7 @@ use super::codes;
 use super::feed;
 use super::intercept::ends;
 use super::open::Model;
+use super::splice::set_ends;
 use crate::base::{Cancel, Error, Hash, Result};
 use crate::hooks::{Branch, Rig};
 use crate::runtime::Value;
@@ -86,6 +87,7 @@ impl Model {
                 seeds: loss.seeds.iter().map(|(site, _)| *site).collect(),
                 cache: false,
                 intercepts: seen.intercepts.sites(),
+                splices: seen.grafts.clone(),
             },
             nll: !loss.nll.is_empty(),
             kl: [!loss.kl[0].is_empty(), !loss.kl[1].is_empty()],
@@ -93,7 +95,9 @@ impl Model {
             window: false,
             variables,
         };
-        let called = self.called(&seen.intercepts, ends(rows, &request.prompt_ends)?)?;
+        let ends = ends(rows, &request.prompt_ends)?;
+        set_ends(&ends, &mut values)?;
+        let called = self.called(&seen.intercepts, ends)?;
         let plan = match self.span(request, &plan, &loss)? {
             Some(span) => {
                 span.set(&mut values)?;
@@ -162,6 +166,7 @@ impl Model {
                     Ok(Variable::Branch(*weight, if dense { Branch::Dense } else { Branch::LowRank }))
                 }
                 Some(Change::Slots(slots)) => Ok(Variable::Slots(slot_key(slots))),
+                Some(Change::Splice(splice)) => Ok(Variable::Splice(splice.writes, splice.order)),
                 _ => Err(outside("trial change", i, request.under.len())),
             },
         };

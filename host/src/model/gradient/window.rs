@@ -40,8 +40,8 @@ impl Model {
         if !additions || plan.variables.is_empty() || !plan.seeds.is_empty() || !plan.rig.logits {
             return Ok(None);
         }
-        // A method sees an activation of whole rows.
-        if !plan.rig.intercepts.is_empty() {
+        // A method sees an activation of whole rows, and so does a splice.
+        if !plan.rig.intercepts.is_empty() || !plan.rig.splices.is_empty() {
             return Ok(None);
         }
         let rows = &request.rows;

@@ -5,6 +5,7 @@ mod case;
 mod halves;
 mod intercepted;
 mod slots;
+mod splices;
 
 use std::path::{Path, PathBuf};
 

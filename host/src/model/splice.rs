@@ -1,0 +1,132 @@
+//! Splices of a model: read and checked once for each structure, folded over patches, and tried before they are kept.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use engraft_plugin_api::{Change, Increment, RunRequest, Splice, Tap};
+
+use super::codes;
+use super::open::Model;
+use crate::base::{Error, Result};
+use crate::hooks::{Graft, Name, Values, codes as hook_codes};
+use crate::runtime::Value;
+use crate::weights::{Checked, Folded, Overlay, Patch, PatchId, SpliceKey, codes as weight_codes, fits, increments};
+
+/// The splices among changes.
+pub(super) fn splices(changes: &[Change]) -> impl Iterator<Item = &Splice> {
+    changes.iter().filter_map(|change| if let Change::Splice(splice) = change { Some(splice) } else { None })
+}
+
+/// The ends of the prompts as an input.
+pub(super) fn set_ends(ends: &[usize], values: &mut Values) -> Result<()> {
+    values.set(Name::PromptEnd, Value::i64(&[ends.len()], ends.iter().map(|&end| end as i64).collect())?);
+    Ok(())
+}
+
+/// True if a splice wants to see whole rows in every pass.
+pub(super) fn whole_rows(grafts: &[Arc<Graft>]) -> bool {
+    grafts.iter().any(|graft| graft.splice().whole_rows)
+}
+
+impl Model {
+    /// The graphs of an overlay's splices, in the order in which they run at one edge.
+    pub(super) fn grafts(&self, overlay: &Overlay) -> Result<Vec<Arc<Graft>>> {
+        let graft = |(key, folded): (&SpliceKey, &Folded)| {
+            self.grafts.get(&key.id, || Graft::of(self.graph(), self.anatomy(), &folded.first, key.id))
+        };
+        let mut all = overlay.splices.iter().map(graft).collect::<Result<Vec<_>>>()?;
+        all.sort();
+        Ok(all)
+    }
+
+    /// Checks one splice against the model.
+    pub(super) fn check_splice(&self, splice: &Splice) -> Result<Checked> {
+        let key = Folded::key(splice);
+        let graft = self.grafts.get(&key.id, || Graft::of(self.graph(), self.anatomy(), splice, key.id))?;
+        graft.check_tables(splice)?;
+        let floats = splice.tables.iter().filter_map(|table| table.value.as_f32().ok());
+        let square = floats.flatten().map(|&v| f64::from(v) * f64::from(v)).sum::<f64>();
+        Ok(Checked { norm: square.sqrt(), ratio: 0.0 })
+    }
+
+    /// That the splices of patches, and of trial changes on top, can stand together: those that are one have tables
+    /// that fit, and no others write one edge in the same order.
+    ///
+    /// # Errors
+    /// `splice-table` or `splice-conflict`, naming both patches.
+    pub(super) fn check_together(&self, patches: &[(PatchId, Arc<Patch>)], trial: Option<&[Change]>) -> Result<()> {
+        let of = |changes, name: Option<&PatchId>| {
+            let name = name.map_or_else(|| "a trial change".to_owned(), |id| format!("the patch {id}"));
+            splices(changes).map(move |splice| (splice, name.clone()))
+        };
+        let all = patches.iter().flat_map(|(id, patch)| of(&patch.changes, Some(id)));
+        let all = all.chain(trial.into_iter().flat_map(|changes| of(changes, None)));
+        let mut first: BTreeMap<(&str, i32), (&Splice, String)> = BTreeMap::new();
+        for (splice, name) in all {
+            let edge = self.anatomy().site(splice.writes)?;
+            let Some((other, its)) = first.get(&(edge, splice.order)) else {
+                first.insert((edge, splice.order), (splice, name));
+                continue;
+            };
+            let both = format!("{its} and {name}");
+            if !other.joins(splice) {
+                let text = format!(
+                    "{both} have different splices at `{}` with the order {}, and neither comes first",
+                    splice.writes, splice.order
+                );
+                return Err(Error::new(&codes::SPLICE_CONFLICT, text).help("roll one of them back"));
+            }
+            for (a, b) in other.tables.iter().zip(&splice.tables) {
+                fits(a, b).map_err(|why| {
+                    let text = format!("the splices of {both} at `{}` cannot be one: {why}", splice.writes);
+                    Error::new(&hook_codes::SPLICE_TABLE, text)
+                })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// That all parts of one name of one method can be folded.
+    ///
+    /// # Errors
+    /// `statistic-part`, naming both patches.
+    pub(super) fn check_parts(&self, patches: &[(PatchId, Arc<Patch>)]) -> Result<()> {
+        let mut first: BTreeMap<(&str, &str), (&Increment, &PatchId)> = BTreeMap::new();
+        for (id, patch) in patches {
+            for part in increments(&patch.changes) {
+                let (other, its) = *first.entry((&patch.method, &part.name)).or_insert((part, id));
+                fits(other, part).map_err(|why| {
+                    let text = format!("the patches {its} and {id} of `{}` cannot be summed up: {why}", patch.method);
+                    Error::new(&weight_codes::STATISTIC_PART, text)
+                })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// That the splices of a patch make numbers of the probe.
+    ///
+    /// # Errors
+    /// `splice-not-finite`, or what the runtime finds wrong with the graph.
+    pub(super) fn try_splices(&self, patch: &Patch) -> Result<()> {
+        let taps: Vec<Tap> = splices(&patch.changes).map(|s| Tap { site: s.writes, places: None }).collect();
+        if taps.is_empty() {
+            return Ok(());
+        }
+        let under = patch.changes.iter().filter(|c| !matches!(c, Change::Intercept { .. })).cloned().collect();
+        let sites: Vec<String> = taps.iter().map(|tap| format!("`{}`", tap.site)).collect();
+        let reply = self.run(&RunRequest { taps, under, ..self.probe_of(patch)? });
+        let reply = reply.map_err(|e| {
+            let text = format!("the probe did not run with a splice at {}", sites.join(" and "));
+            Error::new(e.code(), text).because(e)
+        })?;
+        for (tap, site) in reply.taps.iter().zip(&sites) {
+            let bad = tap.as_f32()?.iter().filter(|v| !v.is_finite()).count();
+            if bad > 0 {
+                let text = format!("the splice at {site} made {bad} numbers of the probe that are not finite");
+                return Err(Error::new(&codes::SPLICE_NOT_FINITE, text));
+            }
+        }
+        Ok(())
+    }
+}
