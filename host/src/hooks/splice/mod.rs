@@ -113,11 +113,11 @@ impl Graft {
         let new = patch.graft(&self.graph, &feeds)?.remove(0);
         let edge = anatomy.site(self.splice.writes)?;
         let (now, dtype) = (patch.current(edge), types.edge(edge));
-        let old = cast(patch, &now, dtype, DType::F32)?;
+        let new = cast(patch, &new, DType::F32, dtype)?;
         let rank = 2 + site_width(anatomy, self.splice.writes).len();
         let open = shared.open(patch, &gate, rank)?;
-        let out = patch.op("Where", &[&open, &new, &old], &[])?;
-        let out = cast(patch, &out, DType::F32, dtype)?;
+        // In the type of the edge: runtimes that compute float16 in float32 would round what is cast by name.
+        let out = patch.op("Where", &[&open, &new, &now], &[])?;
         patch.shunt(edge, &out)
     }
 
