@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use engraft::laws::{self, Trial};
 use engraft::plugins::Library;
-use engraft_tests::{atlas, library, library_at, open, requests};
+use engraft_tests::{atlas, library, library_at, open, requests, root};
 
 const ROME: &str = "layer = 0\ncovariance = 'second_moment'\nprefixes = 'fixed'";
 const FT: &str = "layers = [0]";
@@ -38,6 +38,20 @@ fn ft_keeps_the_laws() {
 fn the_minimal_plugin_keeps_the_laws() {
     // It makes a layer quieter, whatever it is asked, and promises nothing of the target.
     keeps_the_laws(&library("engraft_minimal_plugin"), &[MINIMAL], false);
+}
+
+#[test]
+fn the_intercepting_example_keeps_the_laws() {
+    keeps_the_laws(&library("engraft_intercept_plugin"), &["layer = 2"], true);
+}
+
+#[test]
+fn examples_are_short() {
+    for name in ["minimal", "intercept"] {
+        let file = root().join(format!("examples/{name}-plugin/src/lib.rs"));
+        let lines = std::fs::read_to_string(&file).expect("is there").lines().count();
+        assert!(lines < 80, "{} has {lines} lines", file.display());
+    }
 }
 
 /// A plugin of one's own, or one that was built in another way (`tests/abi/randomize-layout.sh`): the file that
