@@ -26,4 +26,4 @@ pub use columns::Columns;
 pub use parts::{
     Anatomy, Axes, CachePort, Cached, Embedding, Inputs, NormFacts, Shaping, SiteEdge, Storage, WeightEdge,
 };
-pub use table::{Kind, Row, Table};
+pub use table::{Kind, Port, Row, Table};

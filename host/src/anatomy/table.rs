@@ -3,7 +3,7 @@
 use engraft_plugin_api::{BlockSite, Role, Site, WeightRef};
 use serde::Serialize;
 
-use super::parts::{Anatomy, Storage, WeightEdge};
+use super::parts::{Anatomy, CachePort, Cached, Storage, WeightEdge};
 use crate::graph::Dim;
 
 /// What a row is about.
@@ -56,8 +56,27 @@ pub struct Table {
     pub mask: Option<String>,
     /// The input that takes positions.
     pub positions: Option<String>,
+    /// The inputs and outputs of cached keys and values, in the order of the graph.
+    pub cache: Vec<Port>,
     /// The sites and weights in the order of the computation, present and absent.
     pub rows: Vec<Row>,
+}
+
+/// The cached keys or the cached values of one block.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Port {
+    /// The block.
+    pub layer: usize,
+    /// `keys` or `values`.
+    pub kind: &'static str,
+    /// The input: those of earlier positions.
+    pub past: String,
+    /// The output: those of earlier and new positions.
+    pub present: String,
+    /// The extents, symbols in words.
+    pub shape: String,
+    /// The element type.
+    pub dtype: &'static str,
 }
 
 impl Table {
@@ -86,6 +105,7 @@ impl Table {
             ids: inputs.ids,
             mask: inputs.mask,
             positions: inputs.positions,
+            cache: inputs.cache.iter().map(port).collect(),
             rows,
         }
     }
@@ -116,6 +136,22 @@ impl Anatomy {
 pub(super) fn words(dims: &[Dim]) -> String {
     let list: Vec<String> = dims.iter().map(Dim::to_string).collect();
     format!("[{}]", list.join(", "))
+}
+
+fn port(found: &CachePort) -> Port {
+    let (pos, head) = (Dim::symbol("pos"), Dim::Known(found.heads));
+    let [one, two] = if found.axis == 1 { [pos, head] } else { [head, pos] };
+    Port {
+        layer: found.layer,
+        kind: match found.kind {
+            Cached::Key => "keys",
+            Cached::Value => "values",
+        },
+        past: found.past.clone(),
+        present: found.present.clone(),
+        shape: words(&[Dim::symbol("batch"), one, two, Dim::Known(found.d_head)]),
+        dtype: found.dtype.name(),
+    }
 }
 
 fn site_row(anatomy: &Anatomy, site: Site) -> Row {

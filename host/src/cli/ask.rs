@@ -31,6 +31,9 @@ pub(super) struct Ask {
     /// in as it is].
     #[arg(long)]
     chat: bool,
+    /// What a system says before each prompt, in the chat template.
+    #[arg(long, value_name = "TEXT", requires = "chat")]
+    system: Option<String>,
     /// How many tokens are written at most, after each prompt.
     #[arg(long, value_name = "TOKENS", default_value_t = 24)]
     max_new: usize,
@@ -98,6 +101,7 @@ impl Ask {
         let question = Question {
             prompts: self.prompts.clone(),
             chat: self.chat,
+            system: self.system.clone(),
             max_new: self.max_new,
             decoding,
             stop_texts: self.stops.clone(),

@@ -130,8 +130,12 @@ fn a_chat_template_is_applied_where_it_is_asked_for_and_recorded() {
     let output = run(&["ask", &model, "Tono Tuxbik", "--chat"]);
     assert_eq!(out(&output).trim_end_matches('\n'), text(&plain).trim_end_matches('\n'));
     assert!(err(&output).contains("chat template of tokenizer_config.json"), "{}", err(&output));
-    template("{{ raise_exception('no system message, please') }}");
-    let error = refused(&["ask", &model, "hi", "--chat"], 4, "chat-template-invalid");
+    template("{% for m in messages %}{{ m['role'] }}: {{ m['content'] }} {% endfor %}");
+    let told = ask(&model, &["hi"], &["--chat", "--system", "Be brief."]).remove(0);
+    assert_eq!(told["chat"]["fed"], "system: Be brief. user: hi ");
+    assert_eq!(run(&["ask", &model, "hi", "--system", "Be brief."]).status.code(), Some(2));
+    template("{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system message, please') }}{% endif %}");
+    let error = refused(&["ask", &model, "hi", "--chat", "--system", "x"], 4, "chat-template-invalid");
     assert!(error.contains("no system message, please"), "{error}");
 }
 

@@ -42,6 +42,24 @@ fn anatomies_of_other_families_hold_in_numbers() {
     }
 }
 
+#[test]
+fn the_ports_of_cached_keys_and_values_are_listed() {
+    let model = repository().join("tests/zoo/llama-dynamo-cache").display().to_string();
+    let text = out(&run(&["inspect", &model]));
+    let ports: Vec<&str> = text.lines().filter(|line| line.contains(" cached ")).collect();
+    assert_eq!(ports.len(), 6, "{text}");
+    assert!(
+        ports[1].starts_with("blocks.0 cached values") && ports[1].contains("[batch, 2, pos, 8] float32"),
+        "{text}"
+    );
+    let found: Value = serde_json::from_slice(&run(&["inspect", &model, "--json"]).stdout).unwrap();
+    let last = &found["anatomy"]["cache"][5];
+    assert_eq!((&last["layer"], &last["kind"]), (&2.into(), &"values".into()));
+    assert!(ports[5].contains(last["past"].as_str().unwrap()) && ports[5].contains(last["present"].as_str().unwrap()));
+    let none: Value = serde_json::from_slice(&run(&["inspect", &zoo("dynamo-mask"), "--json"]).stdout).unwrap();
+    assert_eq!(none["anatomy"]["cache"], Value::Array(vec![]));
+}
+
 /// Every identity holds, of so many at least, and every sampled gradient is its difference.
 #[cfg(test)]
 fn holds(name: &str, found: &Value, least: usize) {

@@ -209,6 +209,13 @@ impl Found {
             rows.add_row([row.name.clone(), row.shape.clone(), edge, row.evidence.clone()]);
         }
         out::line(rows.trim_fmt())?;
+        for port in &self.anatomy.cache {
+            let what = format!("blocks.{} cached {}", port.layer, port.kind);
+            out::line(format_args!(
+                "{what:<28} {} {}  in `{}`, out `{}`",
+                port.shape, port.dtype, port.past, port.present
+            ))?;
+        }
         for problem in &self.problems {
             out::line(format_args!("not read: {problem}"))?;
         }

@@ -205,6 +205,7 @@ mod tests {
             ids: "<script>alert(1)</script>".into(),
             mask: None,
             positions: None,
+            cache: Vec::new(),
             rows: vec![
                 row("embed", Some("\"><img src=x>"), "a < b & c"),
                 row("blocks.0.mlp.pre_linear", None, "no gate"),

@@ -14,6 +14,8 @@ pub struct Question {
     pub prompts: Vec<String>,
     /// True puts each prompt, as what a user says, into the model's chat template.
     pub chat: bool,
+    /// What a system says before the user, in the chat template; needs `chat`.
+    pub system: Option<String>,
     /// How many tokens are appended to each at most.
     pub max_new: usize,
     /// How they are chosen.
@@ -55,8 +57,9 @@ impl Model {
     pub fn ask(&self, question: &Question, cancel: Option<&Cancel>) -> Result<Answers> {
         let tokenizer = self.tokenizer()?;
         let chat = if question.chat { Some(tokenizer.chat_template()?) } else { None };
+        let system = question.system.iter().map(|text| Message { role: "system".into(), content: text.clone() });
         let feed = |prompt: &String| match chat {
-            Some(template) => template.render(&[Message::user(prompt)]),
+            Some(template) => template.render(&system.clone().chain([Message::user(prompt)]).collect::<Vec<_>>()),
             None => Ok(prompt.clone()),
         };
         let fed = question.prompts.iter().map(feed).collect::<Result<Vec<_>>>()?;
