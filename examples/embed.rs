@@ -30,7 +30,8 @@ fn main() -> Result<()> {
         target: Target { new: "Grasnan".into(), old: None },
     };
     println!("before: {}", say(&model, &request)?);
-    let changes = method.edit(&Access::new(&model, Cancel::new(), 1), std::slice::from_ref(&request))?;
+    let access = Access::new(&model, Cancel::new(), 1).of(&rome.descriptor().name);
+    let changes = method.edit(&access, std::slice::from_ref(&request))?;
     let patch = model.commit(Proposal {
         method: rome.descriptor().name.clone(),
         version: rome.descriptor().version.clone(),

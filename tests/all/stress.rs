@@ -21,8 +21,9 @@ fn stress() -> Arc<Library> {
 
 /// What becomes of an edit and its commit.
 fn attempt(model: &Model, method: &Method) -> Result<(), Error> {
-    let changes = method.edit(&Access::new(model, Cancel::new(), 0), &[a_request()])?;
     let descriptor = method.library().descriptor();
+    let access = Access::new(model, Cancel::new(), 0).of(&descriptor.name);
+    let changes = method.edit(&access, &[a_request()])?;
     let (name, version) = (descriptor.name.clone(), descriptor.version.clone());
     let params = method.params().clone();
     model.commit(Proposal { method: name, version, params, requests: vec![a_request()], changes }).map(drop)

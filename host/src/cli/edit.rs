@@ -182,8 +182,8 @@ impl EditOne {
         let (corpus, seed, request) = (self.corpus.clone(), self.seed, request.clone());
         let (model, token, voice) = (model.clone(), cancel.clone(), voice.clone());
         watched(&what, cancel, Deadlines { soft: None, grace: GRACE }, move || {
-            let access = Access { corpus, listener: &*voice, ..Access::new(&model, token, seed) };
-            method.edit(&access, &[request])
+            let access = Access::new(&model, token, seed).of(&method.library().descriptor().name);
+            method.edit(&Access { corpus, listener: &*voice, ..access }, &[request])
         })
     }
 

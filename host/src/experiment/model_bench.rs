@@ -117,6 +117,7 @@ impl Workbench for ModelWorkbench {
         let notes = Notes { said: Mutex::new(Vec::new()), hear: &self.hear };
         let access = Access {
             model,
+            method: Some(descriptor.name.clone()),
             corpus: self.corpus.clone(),
             cancel: self.cancel.clone(),
             seed: random::seed(self.seed, &ids),

@@ -61,7 +61,8 @@ impl<'a> Trial<'a> {
     }
 
     pub(super) fn access<'l>(&'l self, listener: &'l dyn Listener, cancel: &Cancel) -> Access<'l> {
-        Access { corpus: self.corpus.clone(), listener, ..Access::new(self.model, cancel.clone(), SEED) }
+        let access = Access::new(self.model, cancel.clone(), SEED).of(&self.library.descriptor().name);
+        Access { corpus: self.corpus.clone(), listener, ..access }
     }
 
     /// The first request, as a list.

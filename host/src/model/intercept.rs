@@ -14,6 +14,7 @@ use ndarray::{ArrayView2, ArrayViewD};
 
 use super::codes;
 use super::open::Model;
+use super::statistic::state_of;
 use crate::base::{Error, Hash, Hasher, Result};
 use crate::hooks::{codes as hook_codes, pokable};
 use crate::runtime::codes as runtime_codes;
@@ -70,9 +71,7 @@ struct Own {
 
 impl Own {
     fn state(&self) -> &[u8] {
-        let states = self.patch.changes.iter();
-        let mut states = states.filter_map(|change| if let Change::State(bytes) = change { Some(bytes) } else { None });
-        states.next().map(Vec::as_slice).unwrap_or_default()
+        state_of(&self.patch)
     }
 }
 

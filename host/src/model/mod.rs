@@ -8,7 +8,8 @@
 //!
 //! One file a verb: `open`, `run`, `gradient`, `generate`, `score`, `edit` (validate, commit, roll back), `export`,
 //! `moments`, `narrow` (what rounding takes from deltas); `intercept` has methods called in the middle of a pass, `module` runs
-//! networks of methods; `splice` reads and tries graphs that patches bring along;
+//! networks of methods; `splice` reads and tries graphs that patches bring along,
+//! `statistic` tells a method what its active patches hold;
 //! `compile` keeps the programs, `batch` pads rows, `feed` turns the sum of patches into inputs,
 //! `footprint` estimates memory.
 
@@ -29,6 +30,7 @@ mod open;
 mod run;
 mod score;
 mod splice;
+mod statistic;
 
 #[cfg(test)]
 mod tests;

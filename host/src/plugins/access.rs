@@ -1,11 +1,10 @@
-//! A model as methods see it: [`ModelAccess`] over a [`Model`]. Its `patches` and `statistic` are the trait's own: they
-//! answer that this host does not know the call.
+//! A model as methods see it: [`ModelAccess`] over a [`Model`].
 
 use std::path::PathBuf;
 
 use engraft_plugin_api::{
     Checkpoint, GenerateRequest, GradientReply, GradientRequest, Level, MethodError, ModelAccess, ModelFacts,
-    ModuleCall, ModuleReply, RunReply, RunRequest, SecondMoment, Site, Tensor, Tokens, WeightRef,
+    ModuleCall, ModuleReply, OwnPatch, RunReply, RunRequest, SecondMoment, Site, Tensor, Tokens, WeightRef,
 };
 
 use super::codes;
@@ -48,6 +47,8 @@ impl Listener for Deaf {
 pub struct Access<'m> {
     /// The model.
     pub model: &'m Model,
+    /// The method that asks, by its name: whose patches and statistics are told.
+    pub method: Option<String>,
     /// The text that statistics are gathered from; `None` for the one that the model names.
     pub corpus: Option<PathBuf>,
     /// Stops calls in flight and tells the method to stop.
@@ -59,9 +60,26 @@ pub struct Access<'m> {
 }
 
 impl<'m> Access<'m> {
-    /// Access without statistics of another text than the model's own, silent.
+    /// Access without statistics of another text than the model's own, silent, of no method.
     pub fn new(model: &'m Model, cancel: Cancel, seed: u64) -> Self {
-        Self { model, corpus: None, cancel, seed, listener: &Deaf }
+        Self { model, method: None, corpus: None, cancel, seed, listener: &Deaf }
+    }
+
+    /// The access of a method.
+    #[must_use]
+    pub fn of(self, method: &str) -> Self {
+        Self { method: Some(method.to_owned()), ..self }
+    }
+
+    fn asking(&self) -> Result<&str, MethodError> {
+        let nobody = || {
+            Error::new(
+                &codes::ACCESS_METHOD,
+                "a method asked for its own patches, and the access does not say whose it is",
+            )
+            .help("name the method with `Access::of`")
+        };
+        Ok(self.method.as_deref().ok_or_else(nobody)?)
     }
 }
 
@@ -102,6 +120,14 @@ impl ModelAccess for Access<'_> {
         let what = format!("second moment of {site}");
         let progress = |done, total| self.listener.progress(done, total, &what);
         Ok(self.model.second_moment(site, corpus, Some(&self.cancel), &progress)?)
+    }
+
+    fn patches(&self) -> Result<Vec<OwnPatch>, MethodError> {
+        Ok(self.model.patches_of(self.asking()?))
+    }
+
+    fn statistic(&self, name: &str) -> Result<Option<Tensor>, MethodError> {
+        Ok(self.model.statistic(self.asking()?, name)?)
     }
 
     fn module(&self, call: &ModuleCall) -> Result<ModuleReply, MethodError> {

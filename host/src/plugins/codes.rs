@@ -57,4 +57,6 @@ codes! {
         "A parameter was given a value outside of its range or choice. The message names the range; `engraft plugins list` shows it with the default.";
     Config NO_CORPUS "corpus-missing"
         "A method asked for statistics of an activation, but the experiment names no corpus and the model folder names no default one. Set `[statistics] corpus` to a plain text file, one document a line.";
+    Usage ACCESS_METHOD "access-method"
+        "A method asked for its own active patches or for a statistic of them, and the access that it was given does not say which method asks. This is a fault of the program that embeds engraft: make the access with `Access::new(..).of(NAME)`.";
 }

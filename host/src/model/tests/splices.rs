@@ -3,15 +3,17 @@
 
 use engraft_plugin_api::change::splice::{MASK, POSITIONS, PROMPT_END, gate_of};
 use engraft_plugin_api::{
-    BlockSite, Change, Fold, GenerateRequest, GradientRequest, Increment, Params, Place, Poke, RunRequest, Site,
-    Splice, Tap, Tensor, Term, Wrt,
+    BlockSite, Change, Fold, GenerateRequest, GradientRequest, Increment, ModelAccess, ParamValue, Params, Place, Poke,
+    RunRequest, Site, Splice, Tap, Tensor, Term, Wrt,
 };
 
 use super::case::far;
+use crate::base::Cancel;
 use crate::graph::testing::rows as zoo_rows;
 use crate::graph::{Attr, DType, Dim, Graph, Patch as Drawing};
 use crate::hooks::{Name, Rig, SplicePart, site_width};
 use crate::model::{Model, OpenOptions, Proposal};
+use crate::plugins::Access;
 use crate::runtime::{self, Value};
 use crate::weights::{Patch, PatchId};
 
@@ -368,6 +370,47 @@ fn a_journal_and_a_file_bring_splices_back() {
     assert_ne!(logits(&other, Vec::new()), expected);
     assert_eq!(other.apply(Patch::load(&folder.path().join("patch")).unwrap()).unwrap(), id);
     assert_eq!(logits(&other, Vec::new()), expected);
+}
+
+#[test]
+fn a_method_is_told_its_own_patches_and_the_folds_of_their_parts() {
+    let model = open("gpt2-dynamo-mask");
+    let access = |method: &str| Access::new(&model, Cancel::new(), 0).of(method);
+    assert_eq!(Access::new(&model, Cancel::new(), 0).patches().unwrap_err().code, "host-access-method");
+    let width = model.anatomy().d_model;
+    let key = queries(&model, SITE).remove(0);
+    let part = |name: &str, fold, values: Vec<i64>| {
+        Change::Statistic(Increment { name: name.into(), fold, value: Tensor::i64([values.len()], values).unwrap() })
+    };
+    let commit = |method: &str, layer: i64, seed: f32| {
+        let params = Params([("layer".into(), ParamValue::Integer(layer))].into());
+        let splice = codebook(&model, SITE, &[(key.clone(), wave(width, seed), 0.5)]);
+        let changes = vec![
+            Change::State(vec![seed as u8]),
+            Change::Splice(splice),
+            part("count", Fold::Sum, vec![1, seed as i64]),
+            part("labels", Fold::Stack, vec![seed as i64]),
+        ];
+        model.commit(Proposal { method: method.into(), params, ..proposal(changes) }).unwrap()
+    };
+    let ids = [commit("a", 0, 1.0), commit("a", 1, 2.0), commit("b", 0, 3.0), commit("a", 0, 4.0)];
+    let own = access("a").patches().unwrap();
+    assert_eq!(
+        own.iter().map(|p| (p.id.clone(), p.state[0])).collect::<Vec<_>>(),
+        [(ids[0].to_string(), 1), (ids[1].to_string(), 2), (ids[3].to_string(), 4)]
+    );
+    let told = |method: &str, name: &str| access(method).statistic(name).unwrap();
+    let ints = |values: &[i64]| Some(Tensor::i64([values.len()], values.to_vec()).unwrap());
+    assert_eq!((told("a", "count"), told("a", "labels")), (ints(&[3, 7]), ints(&[1, 2, 4])));
+    assert_eq!((told("b", "labels"), told("a", "nothing"), told("c", "labels")), (ints(&[3]), None, None));
+    let values = |seeds: &[f32]| {
+        let flat = seeds.iter().flat_map(|&seed| wave(width, seed)).collect();
+        Some(Tensor::f32([seeds.len(), width], flat).unwrap())
+    };
+    assert_eq!(told("a", "values"), values(&[1.0, 2.0, 4.0]));
+    model.rollback(&ids[1]).unwrap();
+    assert_eq!((told("a", "values"), told("a", "count")), (values(&[1.0, 4.0]), ints(&[2, 5])));
+    assert_eq!(access("a").patches().unwrap().len(), 2);
 }
 
 /// A splice of one elementwise function of the site, of an order.
