@@ -2,9 +2,12 @@
 
 use std::sync::Arc;
 
+use engraft::base::Cancel;
 use engraft::laws::{self, Trial};
-use engraft::plugins::Library;
-use engraft_tests::{atlas, library, library_at, open, requests, root};
+use engraft::model::Proposal;
+use engraft::plugins::{Access, Interception, Library};
+use engraft_plugin_api::{Place, RunRequest};
+use engraft_tests::{atlas, library, library_at, method, open, relative, requests, root};
 
 const ROME: &str = "layer = 0\ncovariance = 'second_moment'\nprefixes = 'fixed'";
 const FT: &str = "layers = [0]";
@@ -46,8 +49,42 @@ fn the_intercepting_example_keeps_the_laws() {
 }
 
 #[test]
+fn the_splicing_example_keeps_the_laws() {
+    keeps_the_laws(&library("engraft_splice_plugin"), &["layer = 2"], true);
+}
+
+/// One says in a graph what the other says in Rust.
+#[test]
+fn the_splicing_and_the_intercepting_example_make_the_same_of_a_model() {
+    let model = open(&atlas().join("model"));
+    let logits = |name: &str, layer: usize| {
+        let method = Arc::new(method(&library(name), &format!("layer = {layer}")));
+        Interception::attach(&method, &model);
+        let mut ids = Vec::new();
+        for request in requests(2) {
+            let requests = vec![request];
+            let changes = method.edit(&Access::new(&model, Cancel::new(), 0), &requests).expect("edits");
+            let (method, version, params) = (name.to_owned(), "1".into(), method.params().clone());
+            // Patches are known by the method that is attached.
+            let method = method.trim_start_matches("engraft_").replace('_', "-");
+            ids.push(model.commit(Proposal { method, version, params, requests, changes }).expect("commits"));
+        }
+        let text = requests(2).iter().map(|r| r.filled().expect("fits")).collect::<Vec<_>>().join(". ");
+        let row = model.tokenizer().and_then(|t| t.encode(&text)).expect("encodes").ids;
+        let places = (0..row.len()).map(|pos| Place { row: 0, pos }).collect();
+        let seen = model.run(&RunRequest { rows: vec![row], logits: places, ..RunRequest::default() }).expect("runs");
+        ids.iter().for_each(|id| model.rollback(id).expect("rolls back"));
+        seen.logits.into_f32().expect("floats")
+    };
+    for layer in [0, 2] {
+        let (splice, call) = (logits("engraft_splice_plugin", layer), logits("engraft_intercept_plugin", layer));
+        assert!(relative(&splice, &call) < 1e-5, "layer {layer}: {}", relative(&splice, &call));
+    }
+}
+
+#[test]
 fn examples_are_short() {
-    for name in ["minimal", "intercept"] {
+    for name in ["minimal", "splice", "intercept"] {
         let file = root().join(format!("examples/{name}-plugin/src/lib.rs"));
         let lines = std::fs::read_to_string(&file).expect("is there").lines().count();
         assert!(lines < 80, "{} has {lines} lines", file.display());

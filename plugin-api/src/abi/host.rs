@@ -207,3 +207,37 @@ impl ModelAccess for ForeignHost<'_> {
         sure(self.call("log", level.to_record().with_text("message", message)));
     }
 }
+
+/// For the goldens: every call that is asked of a host, with its request and its answer as they cross.
+#[cfg(test)]
+pub(super) mod recorded {
+    use std::cell::RefCell;
+
+    use super::*;
+
+    thread_local! {
+        static CROSSED: RefCell<Vec<(String, FfiRecord<'static>, FfiRecord<'static>)>> = const { RefCell::new(vec![]) };
+    }
+
+    /// # Safety
+    /// As [`lent_call`].
+    unsafe extern "C" fn noted_call(host: &FfiHost<'_>, op: RStr<'_>, request: FfiRecord<'_>) -> FfiReply {
+        guarded(Side::Host, op.as_str(), move || {
+            // SAFETY: as in `lent_call`.
+            let access = unsafe { *host.access.cast::<&dyn ModelAccess>() };
+            let request = request.into_owned();
+            let (asked, noted) = (request.clone(), serve(access, op.as_str(), request)?);
+            CROSSED.with_borrow_mut(|all| all.push((op.to_string(), asked, noted.clone())));
+            Ok(noted)
+        })
+    }
+
+    pub(in crate::abi) fn crossings(
+        access: &dyn ModelAccess,
+        ask: impl FnOnce(&dyn ModelAccess),
+    ) -> Vec<(String, FfiRecord<'static>, FfiRecord<'static>)> {
+        let host = FfiHost { access: std::ptr::from_ref(&access).cast(), call: noted_call, lifetime: PhantomData };
+        ask(&ForeignHost::new(host));
+        CROSSED.take()
+    }
+}

@@ -9,7 +9,7 @@ use crate::testing::StillModel;
 use crate::*;
 
 /// Answers every call with what it was asked.
-struct Echo;
+pub(super) struct Echo;
 
 impl ModelAccess for Echo {
     fn facts(&self) -> ModelFacts {

@@ -20,13 +20,18 @@ pub fn gate_of(table: &str) -> String {
     format!("{table}.gate")
 }
 
+/// A second name of the input of `reads[index]`: with it one graph serves at every layer.
+pub fn read_of(index: usize) -> String {
+    format!("reads.{index}")
+}
+
 /// A graph that reads sites and gives a site a new value, for all that comes after it.
 ///
 /// # The graph
 /// An ONNX model of standard operators with one output: the new value of `writes`, in its shape. Its inputs go by
 /// name, and it need not have all of them:
 ///
-/// - each site that it `reads`, in its own spelling: the activation, f32, as [`Site`] says, `columns` positions wide.
+/// - each site that it `reads`, in its own spelling or by its number ([`read_of`]): the activation, f32, as [`Site`] says, `columns` positions wide.
 ///   `writes` may be read too and is then the value before this splice. What is read is computed before what is
 ///   written, at the latest the written site itself;
 /// - [`POSITIONS`], [`MASK`], [`PROMPT_END`], [`GATE`];
@@ -66,7 +71,7 @@ impl Splice {
             return Err(MethodError::new("splice-empty", format!("the splice at `{site}` has no graph")));
         }
         let mut names: Vec<String> = [POSITIONS, MASK, PROMPT_END, GATE].map(str::to_owned).to_vec();
-        names.extend(self.reads.iter().map(ToString::to_string));
+        names.extend(self.reads.iter().enumerate().flat_map(|(i, site)| [site.to_string(), read_of(i)]));
         names.extend(self.tables.iter().flat_map(|table| [table.name.clone(), gate_of(&table.name)]));
         names.sort_unstable();
         match names.windows(2).find(|pair| pair[0] == pair[1]) {
@@ -104,7 +109,7 @@ mod tests {
             order: 0,
         };
         assert_eq!(splice(&["keys", "values"], 1).check(), Ok(()));
-        for names in [&["gate"][..], &["embed"], &["keys", "keys"], &["keys", "keys.gate"]] {
+        for names in [&["gate"][..], &["embed"], &["reads.1"], &["keys", "keys"], &["keys", "keys.gate"]] {
             assert_eq!(splice(names, 1).check().map_err(|e| e.code), Err("splice-name".into()), "{names:?}");
         }
         assert!(splice(&["keys"], 1).joins(&splice(&["keys"], 3)));

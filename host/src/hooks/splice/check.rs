@@ -3,8 +3,8 @@
 use std::collections::HashSet;
 use std::path::Path;
 
-use engraft_plugin_api::change::splice::{GATE, MASK, POSITIONS, PROMPT_END, gate_of};
-use engraft_plugin_api::{Fold, Splice};
+use engraft_plugin_api::change::splice::{GATE, MASK, POSITIONS, PROMPT_END, gate_of, read_of};
+use engraft_plugin_api::{Fold, Site, Splice};
 
 use super::{Fed, Graft, extents, stacked};
 use crate::anatomy::Anatomy;
@@ -117,7 +117,8 @@ fn input(
         GATE => return Ok((Fed::Gate, DType::F32, vec![rows])),
         _ => {}
     }
-    if let Some(&site) = splice.reads.iter().find(|site| site.to_string() == name) {
+    let called = |(i, site): &(usize, &Site)| site.to_string() == name || read_of(*i) == name;
+    if let Some((_, &site)) = splice.reads.iter().enumerate().find(called) {
         return Ok((Fed::Site(site), DType::F32, extents(anatomy, site)));
     }
     for (i, table) in splice.tables.iter().enumerate() {
@@ -130,6 +131,7 @@ fn input(
         }
     }
     let mut known: Vec<String> = splice.reads.iter().map(ToString::to_string).collect();
+    known.extend((0..splice.reads.len()).map(read_of));
     known.extend(splice.tables.iter().map(|table| table.name.clone()));
     known.extend((0..tables.len()).filter(|&i| stacked(splice, i)).map(|i| gate_of(&splice.tables[i].name)));
     known.extend([POSITIONS, MASK, PROMPT_END, GATE].map(str::to_owned));
