@@ -65,6 +65,8 @@ struct Listed {
     calls: Vec<String>,
     needs_artefact: bool,
     file: String,
+    /// The BLAKE3 hash of the file's bytes.
+    hash: String,
     params: Vec<Param>,
 }
 
@@ -99,6 +101,7 @@ impl Listed {
             calls: implemented.iter().filter(|(_, has)| *has).map(|(call, _)| (*call).to_owned()).collect(),
             needs_artefact: calls.needs_artefact,
             file: library.path().display().to_string(),
+            hash: library.hash().to_string(),
             params: d.params.iter().map(param).collect(),
         }
     }
@@ -106,7 +109,7 @@ impl Listed {
     fn print(&self) -> Result<()> {
         out::line(format_args!("{} {} ({}): {}", self.name, self.version, self.family, self.summary))?;
         out::line(format_args!("  {}", self.paper))?;
-        out::line(format_args!("  {}", self.file))?;
+        out::line(format_args!("  {} ({})", self.file, self.hash))?;
         out::line(format_args!("  calls: {}", self.calls.join(", ")))?;
         for p in &self.params {
             let default = p.default.as_deref().unwrap_or("required");
