@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use engraft_plugin_api::abi::API_VERSION;
 use serde::Serialize;
 
 use crate::base::codes::FOLDER_NOT_WRITABLE;
@@ -20,7 +21,7 @@ pub(super) struct New {
     #[arg(long, value_name = "DIR")]
     path: Option<PathBuf>,
     /// Where the crate takes engraft-plugin-api from: a folder, the URL of a git repository, or a version [default: the
-    /// sources that this program was built from, where they are, else its version].
+    /// sources that this program was built from, where they are, else the version that it was built with].
     #[arg(long, value_name = "PATH|URL|VERSION")]
     api: Option<String>,
     /// Print JSON.
@@ -185,7 +186,7 @@ fn api(given: Option<&str>) -> Result<String> {
     let Some(given) = given else {
         let built = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../plugin-api")).canonicalize();
         let built = built.ok().filter(|folder| holds_api(folder));
-        return Ok(built.map_or_else(|| quoted(env!("CARGO_PKG_VERSION")), |folder| at(&folder)));
+        return Ok(built.map_or_else(|| quoted(&API_VERSION.to_string()), |folder| at(&folder)));
     };
     if given.contains("://") || given.starts_with("git@") {
         return Ok(format!("{{ git = {} }}", quoted(given)));
