@@ -8,7 +8,8 @@ use serde::Serialize;
 
 use super::{ModelArgs, apply, cancel_on_interrupt, out, usage};
 use crate::base::Result;
-use crate::model::{End, Question};
+use crate::model::{Active, End, Question, View};
+use crate::weights::PatchId;
 
 /// Let the model continue prompts, with or without patches.
 #[derive(Args)]
@@ -24,8 +25,13 @@ pub(super) struct Ask {
     /// The prompts; several are answered in one batch.
     #[arg(required = true, value_name = "PROMPT")]
     prompts: Vec<String>,
-    /// A patch file; may be given several times, applied in order.
-    #[arg(long = "patch", value_name = "FILE")]
+    /// The folder of a journal, whose active patches are loaded; no other process may hold it.
+    #[arg(long, value_name = "DIR")]
+    journal: Option<PathBuf>,
+    /// A patch that the answers are under: a patch file, or with --journal the identifier of a patch that is active
+    /// there; `none` is the unedited model. May be given several times, files are applied in order [default: all that
+    /// are active].
+    #[arg(long = "patch", value_name = "FILE|ID|none")]
     patches: Vec<PathBuf>,
     /// Put each prompt, as what a user says, into the chat template of the model's tokenizer [default: the prompt goes
     /// in as it is].
@@ -96,8 +102,20 @@ impl Ask {
             return Err(usage("--stop takes a text that is not empty"));
         }
         let cancel = cancel_on_interrupt();
-        let model = self.model.open()?;
-        apply(&model, &self.patches)?;
+        let none = self.patches.iter().any(|patch| patch.as_os_str() == "none");
+        if none && self.patches.len() > 1 {
+            return Err(usage("--patch none stands alone: no patch is seen"));
+        }
+        let model = self.model.open_at(self.journal.as_deref())?;
+        let view = match (none, &self.journal) {
+            (true, _) => View::only([]),
+            (false, Some(_)) if !self.patches.is_empty() => View::only(self.chosen()?),
+            (false, Some(_)) => View::default(),
+            (false, None) => {
+                apply(&model, &self.patches)?;
+                View::default()
+            }
+        };
         let question = Question {
             prompts: self.prompts.clone(),
             chat: self.chat,
@@ -106,6 +124,7 @@ impl Ask {
             decoding,
             stop_texts: self.stops.clone(),
             under: Vec::new(),
+            view: view.clone(),
         };
         let said = model.ask(&question, Some(&cancel))?;
         if !self.json {
@@ -119,7 +138,10 @@ impl Ask {
             };
             return self.prompts.iter().zip(said.answers.iter().map(|a| &a.text)).try_for_each(line);
         }
-        let patches: Vec<String> = model.patches().iter().map(|(id, _)| id.to_string()).collect();
+        let patches = match view.active.first() {
+            Some(Active::Only(ids)) => ids.iter().map(ToString::to_string).collect(),
+            _ => model.patches().iter().map(|(id, _)| id.to_string()).collect::<Vec<_>>(),
+        };
         let choice = match decoding {
             Decoding::Greedy => Choice::Greedy,
             Decoding::Sample(Sampling { temperature, top_k, top_p, seed }) => {
@@ -136,6 +158,11 @@ impl Ask {
             [one] => out::json(one),
             several => out::json(&several),
         }
+    }
+
+    /// The patches of the journal that were asked for.
+    fn chosen(&self) -> Result<Vec<PatchId>> {
+        self.patches.iter().map(|patch| patch.to_string_lossy().parse()).collect()
     }
 
     fn decoding(&self) -> Result<Decoding> {

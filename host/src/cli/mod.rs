@@ -95,16 +95,29 @@ struct ModelArgs {
 
 impl ModelArgs {
     fn open(&self) -> Result<Model> {
-        open(&self.model, self.device, true)
+        self.open_at(None)
+    }
+
+    /// With the patches of a journal, which has to be there.
+    fn open_at(&self, journal: Option<&Path>) -> Result<Model> {
+        if let Some(folder) = journal.filter(|folder| !folder.is_dir()) {
+            return Err(usage(format!("`{}` is not a folder: expected that of a journal", shown(folder))));
+        }
+        let journal = journal.map(Path::to_path_buf);
+        open_with(&self.model, &OpenOptions { device: self.device, journal, ..OpenOptions::default() })
     }
 }
 
 /// Opens a model; without `texts` its tokenizer is not looked at.
 fn open(model: &Path, device: Device, texts: bool) -> Result<Model> {
+    open_with(model, &OpenOptions { device, without_tokenizer: !texts, ..OpenOptions::default() })
+}
+
+fn open_with(model: &Path, options: &OpenOptions) -> Result<Model> {
     // The graph is looked for first: a misspelt path should not begin with a download.
     crate::graph::Graph::find(model)?;
-    let runtime = Runtime::open(&RuntimeSettings::for_device(device), notify())?;
-    Model::open(model, &runtime, &OpenOptions { device, without_tokenizer: !texts, ..OpenOptions::default() })
+    let runtime = Runtime::open(&RuntimeSettings::for_device(options.device), notify())?;
+    Model::open(model, &runtime, options)
 }
 
 /// Makes patches from files part of a model.

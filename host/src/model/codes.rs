@@ -12,6 +12,8 @@ codes! {
         or the context prefixes.";
     Plugin TOKEN_OUTSIDE "token-outside" "A token id is not below the number of rows of the embedding. The runtime may \
         read beyond the table for such an id, so it is refused first. A tokenizer of another model is the usual cause.";
+    Config ACTIVE_ROWS "active-rows" "Patches were chosen for another number of rows than the request has. Say nothing \
+        and every row sees every patch, say it once for all rows, or once for each row in their order.";
     Config DECODING "decoding-invalid" "What was asked of the choice of the next token cannot be: a temperature must be \
         above 0, the number of most probable tokens at least 1, their share of the probability above 0 and at most 1, \
         and a stop text must not be empty. For the most probable token at every step, ask for greedy decoding.";

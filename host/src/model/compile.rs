@@ -2,10 +2,12 @@
 
 use std::collections::HashMap;
 use std::hash::Hash as StdHash;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
 use super::footprint::Packing;
 use super::gradient::{CompiledGradient, GradientPlan, Prefixes};
+use super::open::Model;
 use crate::base::Result;
 use crate::graph::Graph;
 use crate::hooks::{Rig, Rigged};
@@ -26,6 +28,7 @@ pub(super) struct Programs {
     runs: Shelf<Rig, CompiledRun>,
     gradients: Shelf<GradientPlan, CompiledGradient>,
     pub(super) prefixes: Prefixes,
+    compiled: AtomicU64,
 }
 
 /// How many programs are kept that give logits and nothing else. Each may hold a packed copy of the weights.
@@ -44,6 +47,7 @@ impl Programs {
             runs: Shelf::of(KEPT),
             gradients: Shelf::of(KEPT),
             prefixes: Prefixes::default(),
+            compiled: AtomicU64::new(0),
         }
     }
 
@@ -53,6 +57,7 @@ impl Programs {
     }
 
     fn compile_as(&self, graph: Graph, prepack: bool) -> Result<Program> {
+        self.compiled.fetch_add(1, Ordering::Relaxed);
         let graph = graph.live().untransposed()?;
         let intercepts = graph.nodes().iter().any(|node| node.domain() == operator::DOMAIN);
         let options = ProgramOptions { prepack, intercepts, ..self.options.clone() };
@@ -75,6 +80,14 @@ impl Programs {
         build: impl FnOnce() -> Result<CompiledGradient>,
     ) -> Result<Arc<CompiledGradient>> {
         self.gradients.get(plan, build)
+    }
+}
+
+impl Model {
+    /// How many programs were compiled since the model was opened. A request with a structure that was not there yet
+    /// compiles one; other prompts and other choices among the same patches compile none.
+    pub fn compiled(&self) -> u64 {
+        self.programs.compiled.load(Ordering::Relaxed)
     }
 }
 

@@ -242,7 +242,8 @@ impl Model {
         let grafts = self.grafts(&overlay)?;
         let intercepts = Arc::new(Intercepts::of(&patches));
         let hash = intercepts.hash(overlay.hash());
-        Ok(State { hash, patches, overlay: Arc::new(overlay), values, intercepts, grafts })
+        let overlay = Arc::new(overlay);
+        Ok(State { hash, patches, overlay, values, intercepts, grafts, sums: Arc::default() })
     }
 
     /// True if a patch that was made part of the model shows in the probe logits, which were `before`.

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 
 use engraft_plugin_api::WeightRef;
 
+use super::visible::Visible;
 use crate::anatomy::{Anatomy, Columns, Storage, WeightEdge};
 use crate::base::Result;
 use crate::graph::Graph;
@@ -70,22 +71,23 @@ pub(super) fn overlay_values(overlay: &Overlay, graph: &Graph, anatomy: &Anatomy
     Ok(values)
 }
 
-/// Gates that let every row see every patch.
-pub(super) fn open_gates(overlay: &Overlay, rows: usize, values: &mut Values) -> Result<()> {
+/// Gates that let every row of a batch see the patches that it sees.
+pub(super) fn gates(overlay: &Overlay, visible: &Visible, values: &mut Values) -> Result<()> {
+    let rows = visible.rows();
     for (&weight, factors) in &overlay.low_rank {
-        let rank = factors.rank();
-        values.set(Name::Gate(weight), Value::f32(&[rows, 1, rank], vec![1.0; rows * rank])?);
+        let gate = visible.gate(&factors.owners);
+        values.set(Name::Gate(weight), Value::f32(&[rows, 1, factors.rank()], gate)?);
     }
     for (&branch, neurons) in &overlay.slots {
-        let n = neurons.count();
-        values.set(Name::SlotGate(branch), Value::f32(&[rows, 1, n], vec![1.0; rows * n])?);
+        let gate = visible.gate(&neurons.owners);
+        values.set(Name::SlotGate(branch), Value::f32(&[rows, 1, neurons.count()], gate)?);
     }
     for (key, splice) in &overlay.splices {
         let name = |part| Name::Splice(key.writes, key.order, part);
-        values.set(name(SplicePart::Gate), Value::f32(&[rows], vec![1.0; rows])?);
+        values.set(name(SplicePart::Gate), Value::f32(&[rows], visible.gate_of_any(&splice.owners))?);
         for (i, table) in splice.tables.iter().enumerate() {
             let n = table.owners.len();
-            values.set(name(SplicePart::TableGate(i)), Value::f32(&[rows, n], vec![1.0; rows * n])?);
+            values.set(name(SplicePart::TableGate(i)), Value::f32(&[rows, n], visible.gate(&table.owners))?);
         }
     }
     Ok(())

@@ -10,11 +10,12 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, RwLock};
 
 use engraft_plugin_api::{ActivePatch, Change, InterceptCall, InterceptRow, Params, Site, Tensor};
-use ndarray::{ArrayView2, ArrayViewD};
+use ndarray::{ArrayView2, ArrayViewD, Axis};
 
 use super::codes;
 use super::open::Model;
 use super::statistic::state_of;
+use super::visible::Visible;
 use crate::base::{Error, Hash, Hasher, Result};
 use crate::hooks::{codes as hook_codes, pokable};
 use crate::runtime::codes as runtime_codes;
@@ -64,6 +65,8 @@ struct Of {
 }
 
 struct Own {
+    /// The number of its patch among those that are active.
+    source: usize,
     id: String,
     sites: BTreeSet<Site>,
     patch: Arc<Patch>,
@@ -95,13 +98,13 @@ pub(super) fn intercepts(changes: &[Change]) -> bool {
 impl Intercepts {
     pub(super) fn of(patches: &[(PatchId, Arc<Patch>)]) -> Self {
         let mut out = Self::default();
-        for (id, patch) in patches {
+        for (source, (id, patch)) in patches.iter().enumerate() {
             let (sites, whole_rows) = asked(&patch.changes);
             if sites.is_empty() {
                 continue;
             }
             out.whole_rows |= whole_rows;
-            let own = Own { id: id.to_string(), sites, patch: patch.clone() };
+            let own = Own { source, id: id.to_string(), sites, patch: patch.clone() };
             match out.methods.iter_mut().find(|of| of.method == patch.method && of.params == patch.params) {
                 Some(of) => of.patches.push(own),
                 None => out.methods.push(Of {
@@ -166,12 +169,18 @@ impl Model {
     }
 
     /// What is called in a pass over rows whose prompts end there; none where nothing is.
-    pub(super) fn called(&self, intercepts: &Arc<Intercepts>, ends: Vec<usize>) -> Result<Option<Arc<dyn Called>>> {
+    pub(super) fn called(
+        &self,
+        intercepts: &Arc<Intercepts>,
+        ends: Vec<usize>,
+        visible: &Visible,
+    ) -> Result<Option<Arc<dyn Called>>> {
         if intercepts.is_empty() {
             return Ok(None);
         }
         let found = intercepts.methods.iter().map(|of| self.attached.find(&of.method, &of.params));
-        Ok(Some(Arc::new(Pass { found: found.collect::<Result<_>>()?, intercepts: intercepts.clone(), ends })))
+        let found = found.collect::<Result<_>>()?;
+        Ok(Some(Arc::new(Pass { found, intercepts: intercepts.clone(), ends, visible: visible.clone() })))
     }
 }
 
@@ -197,6 +206,7 @@ struct Pass {
     /// Of each method.
     found: Vec<Arc<dyn Interceptor>>,
     ends: Vec<usize>,
+    visible: Visible,
 }
 
 impl Called for Pass {
@@ -209,19 +219,21 @@ impl Called for Pass {
         let site: Site = place.parse()?;
         let mut now: Option<Tensor> = None;
         for (of, interceptor) in self.intercepts.methods.iter().zip(&self.found) {
-            let own = of.patches.iter().filter(|own| own.sites.contains(&site));
-            let patches: Vec<_> = own.map(|own| ActivePatch { id: &own.id, state: own.state() }).collect();
-            if patches.is_empty() {
+            let own: Vec<&Own> = of.patches.iter().filter(|own| own.sites.contains(&site)).collect();
+            let row = |(row, &prompt_end): (usize, &usize)| {
+                let seen = own.iter().enumerate().filter(|(_, own)| self.visible.sees(row, own.source));
+                InterceptRow { prompt_end, patches: seen.map(|(number, _)| number).collect() }
+            };
+            let rows: Vec<InterceptRow> = self.ends.iter().enumerate().map(row).collect();
+            if rows.iter().all(|row| row.patches.is_empty()) {
                 continue;
             }
-            let all: Vec<usize> = (0..patches.len()).collect();
-            let row = |&prompt_end: &usize| InterceptRow { prompt_end, patches: all.clone() };
+            let patches = own.iter().map(|own| ActivePatch { id: &own.id, state: own.state() }).collect();
             let new = {
                 let activation = match &now {
                     Some(now) => now.view()?,
                     None => activation.view(),
                 };
-                let rows = self.ends.iter().map(row).collect();
                 let call = InterceptCall { site, activation, positions, rows, patches };
                 asked_of(&of.method, &**interceptor, &call)?
             };
@@ -246,7 +258,24 @@ fn asked_of(method: &str, interceptor: &dyn Interceptor, call: &InterceptCall<'_
             Error::new(code, format!("`{method}` failed at `{}`: {}", call.site, found.message))
         })?;
     }
-    Ok(answer)
+    answer.map(|new| kept(call, new)).transpose()
+}
+
+/// The new values, with the old ones where a row sees no patch of the method and in the padding.
+fn kept(call: &InterceptCall<'_>, new: Tensor) -> Result<Tensor> {
+    let columns = call.positions.ncols();
+    let old = |row: usize, column: usize| call.rows[row].patches.is_empty() || call.positions[[row, column]] < 0;
+    let places = (0..call.rows.len()).flat_map(|row| (0..columns).map(move |column| (row, column)));
+    let places: Vec<(usize, usize)> = places.filter(|&(row, column)| old(row, column)).collect();
+    if places.is_empty() {
+        return Ok(new);
+    }
+    let mut all = new.view()?.to_owned();
+    for (row, column) in places {
+        let old = call.activation.index_axis(Axis(0), row);
+        all.index_axis_mut(Axis(0), row).index_axis_mut(Axis(0), column).assign(&old.index_axis(Axis(0), column));
+    }
+    Ok(Tensor::from_array(&all))
 }
 
 /// What a panic said.

@@ -8,8 +8,9 @@
 //!
 //! One file a verb: `open`, `run`, `gradient`, `generate`, `score`, `edit` (validate, commit, roll back), `export`,
 //! `moments`, `narrow` (what rounding takes from deltas); `intercept` has methods called in the middle of a pass, `module` runs
-//! networks of methods; `splice` reads and tries graphs that patches bring along,
-//! `statistic` tells a method what its active patches hold;
+//! networks of methods; `splice` reads and tries graphs that patches bring along, `statistic` tells a method what its
+//! active patches hold; `visible` tells which patches each row of a request sees, and `split` runs rows apart that cannot
+//! share a batch;
 //! `compile` keeps the programs, `batch` pads rows, `feed` turns the sum of patches into inputs,
 //! `footprint` estimates memory.
 
@@ -30,7 +31,9 @@ mod open;
 mod run;
 mod score;
 mod splice;
+mod split;
 mod statistic;
+mod visible;
 
 #[cfg(test)]
 mod tests;
@@ -40,3 +43,4 @@ pub use generate::{Answer, Answers, End, Question};
 pub use intercept::Interceptor;
 pub use open::{Model, OpenOptions};
 pub use score::{Continuation, ScoredContinuation};
+pub use visible::{Active, View};

@@ -11,6 +11,7 @@ use super::feed;
 use super::footprint::Footprint;
 use super::intercept::{Attached, Intercepts};
 use super::module::Modules;
+use super::visible::Sums;
 use crate::anatomy::Anatomy;
 use crate::base::{Error, Hash, Hasher, Result, atomic};
 use crate::graph::{DType, Graph, Shapes};
@@ -70,7 +71,24 @@ pub(super) struct State {
     pub(super) values: Values,
     pub(super) intercepts: Arc<Intercepts>,
     pub(super) grafts: Vec<Arc<Graft>>,
+    /// Sums of chosen patches.
+    pub(super) sums: Arc<Sums>,
     pub(super) hash: Hash,
+}
+
+impl State {
+    /// Without any patch.
+    pub(super) fn base() -> Self {
+        Self {
+            patches: Vec::new(),
+            overlay: Arc::default(),
+            values: Values::default(),
+            intercepts: Arc::default(),
+            grafts: Vec::new(),
+            sums: Arc::default(),
+            hash: Overlay::default().hash(),
+        }
+    }
 }
 
 impl Model {
@@ -131,14 +149,7 @@ impl Model {
             causal: OnceLock::new(),
             footprint,
             programs,
-            state: RwLock::new(Arc::new(State {
-                patches: Vec::new(),
-                overlay: Arc::default(),
-                values: Values::default(),
-                intercepts: Arc::default(),
-                grafts: Vec::new(),
-                hash: Overlay::default().hash(),
-            })),
+            state: RwLock::new(Arc::new(State::base())),
             journal: Mutex::new(journal),
             attached: Attached::default(),
             modules: Modules::default(),

@@ -8,21 +8,51 @@ use engraft_plugin_api::{BlockSite, Change, Place, Poke, RunReply, RunRequest, S
 use super::codes;
 use super::feed;
 use super::intercept::{Intercepts, ends, intercepts};
-use super::open::Model;
+use super::open::{Model, State};
 use super::splice::set_ends;
+use super::split::{Joined, part};
+use super::visible::{Sums, View, Visible};
 use crate::base::{Cancel, Error, Result};
 use crate::hooks::{Graft, Name, Rig, Values};
 use crate::runtime::Value;
 use crate::weights::{Overlay, Patch, PatchId, check_count};
 
-/// The changes that a request sees, as inputs.
-pub(super) struct Seen {
+/// The changes that a request could see: one look at the patches, which it keeps to its end, and its own.
+pub(super) struct Seen<'r> {
+    pub(super) state: Arc<State>,
+    under: &'r [Change],
     pub(super) overlay: Arc<Overlay>,
+    /// Its inputs, without gates.
     pub(super) values: Values,
+    /// Sums of chosen sources.
+    pub(super) sums: Arc<Sums>,
     /// The number of the source that the request's own trial changes are, in [`Overlay::of`].
     pub(super) trial: usize,
     pub(super) intercepts: Arc<Intercepts>,
     pub(super) grafts: Vec<Arc<Graft>>,
+}
+
+impl<'r> Seen<'r> {
+    /// What is committed, and nothing else.
+    fn of(state: Arc<State>, under: &'r [Change]) -> Self {
+        let mut values = Values::default();
+        values.copy(&state.values);
+        Self {
+            under,
+            overlay: state.overlay.clone(),
+            values,
+            sums: state.sums.clone(),
+            trial: state.patches.len(),
+            intercepts: state.intercepts.clone(),
+            grafts: state.grafts.clone(),
+            state,
+        }
+    }
+
+    /// What is summed, in order: the patches, then the request's own changes.
+    pub(super) fn sources(&self) -> impl Iterator<Item = &[Change]> {
+        self.state.patches.iter().map(|(_, patch)| patch.changes.as_slice()).chain([self.under])
+    }
 }
 
 impl Model {
@@ -42,22 +72,62 @@ impl Model {
     /// # Errors
     /// As [`Model::run`], and `interrupted`.
     pub fn run_until(&self, request: &RunRequest, cancel: Option<&Cancel>) -> Result<RunReply> {
-        self.run_seen(request, self.seen(&request.under, request.rows.len())?, cancel)
+        self.run_seeing(request, &View::default(), cancel)
+    }
+
+    /// As [`Model::run_until`], with patches chosen for the rows. Rows that see different patches share a batch, but
+    /// where patches have dense deltas: rows that see different ones of those are run one group after the other.
+    ///
+    /// # Errors
+    /// As [`Model::run_until`]; `patch-unknown` if a patch is not active, `active-rows`.
+    pub fn run_seeing(&self, request: &RunRequest, view: &View, cancel: Option<&Cancel>) -> Result<RunReply> {
+        let seen = self.seen(&request.under)?;
+        let visible = seen.visible(view, request.rows.len())?;
+        self.run_seen(request, &seen, &visible, cancel)
     }
 
     /// As [`Model::run_until`] without any patch.
     pub(super) fn run_base(&self, request: &RunRequest, cancel: Option<&Cancel>) -> Result<RunReply> {
-        let nothing = Seen {
-            overlay: Arc::default(),
-            values: Values::default(),
-            trial: 0,
-            intercepts: Arc::default(),
-            grafts: Vec::new(),
-        };
-        self.run_seen(request, nothing, cancel)
+        let state = Arc::new(State::base());
+        self.run_seen(request, &Seen::of(state, &request.under), &Visible::all(request.rows.len()), cancel)
     }
 
-    fn run_seen(&self, request: &RunRequest, seen: Seen, cancel: Option<&Cancel>) -> Result<RunReply> {
+    /// A pass under what its rows see.
+    pub(super) fn run_seen(
+        &self,
+        request: &RunRequest,
+        seen: &Seen<'_>,
+        visible: &Visible,
+        cancel: Option<&Cancel>,
+    ) -> Result<RunReply> {
+        let all: Vec<usize> = (0..request.rows.len()).collect();
+        let groups = visible.groups(&all, &seen.overlay.summed);
+        if groups.len() < 2 {
+            return self.run_batch(request, seen, visible, cancel);
+        }
+        let mut values = Values::default();
+        self.pokes(&request.overwrites, &request.adds, &request.rows, &mut values)?;
+        self.logits_at(&request.logits, &request.rows, &mut values)?;
+        for places in request.taps.iter().filter_map(|tap| tap.places.as_ref()) {
+            values.places(Name::LogitsAt, places, &request.rows)?;
+        }
+        let ends = ends(&request.rows, &request.prompt_ends)?;
+        let mut joined = Joined::new(request);
+        for group in &groups {
+            let part = part(request, &ends, group)?;
+            let reply = self.run_batch(&part, seen, &visible.pick(group), cancel)?;
+            joined.take(group, reply)?;
+        }
+        Ok(joined.reply())
+    }
+
+    fn run_batch(
+        &self,
+        request: &RunRequest,
+        seen: &Seen<'_>,
+        visible: &Visible,
+        cancel: Option<&Cancel>,
+    ) -> Result<RunReply> {
         let rows = &request.rows;
         let mut values = self.batch(rows)?;
         let mut rig = Rig {
@@ -80,7 +150,7 @@ impl Model {
         }
         let ends = ends(rows, &request.prompt_ends)?;
         set_ends(&ends, &mut values)?;
-        let called = self.called(&seen.intercepts, ends)?;
+        let called = self.called(&seen.intercepts, ends, visible)?;
         let compiled = self.programs.run(&rig, || rig.attach(self.graph(), self.anatomy()))?;
         self.pokes(&request.overwrites, &request.adds, rows, &mut values)?;
         for (i, tap) in request.taps.iter().enumerate() {
@@ -89,7 +159,7 @@ impl Model {
             }
         }
         self.logits_at(&request.logits, rows, &mut values)?;
-        values.extend(seen.values);
+        self.feed(seen, visible, &mut values)?;
         let rigged = &compiled.rigged;
         // Two sites can be one edge.
         let fetch: BTreeSet<&str> = rigged.taps.iter().chain(&rigged.logits).map(String::as_str).collect();
@@ -107,29 +177,20 @@ impl Model {
         Ok(RunReply { taps, logits: logits.unwrap_or_else(|| Tensor::zeros([0, self.anatomy().vocab])) })
     }
 
-    /// The committed changes and the trial ones on top, as inputs for `rows` rows.
-    pub(super) fn seen(&self, under: &[Change], rows: usize) -> Result<Seen> {
+    /// The committed changes and the trial ones on top.
+    pub(super) fn seen<'r>(&self, under: &'r [Change]) -> Result<Seen<'r>> {
         let state = self.state();
-        let trial = state.patches.len();
-        let (overlay, mut values, grafts) = if under.is_empty() {
-            let mut values = Values::default();
-            values.copy(&state.values);
-            (state.overlay.clone(), values, state.grafts.clone())
-        } else {
-            self.check_shapes(under)?;
-            if intercepts(under) {
-                return Err(Error::new(
-                    &codes::INTERCEPT_TRIAL,
-                    "a trial change intercepts: expected a committed patch",
-                ));
-            }
-            let overlay = self.overlay(&state.patches, Some(under))?;
-            let values = feed::overlay_values(&overlay, self.graph(), self.anatomy())?;
-            let grafts = self.grafts(&overlay)?;
-            (Arc::new(overlay), values, grafts)
-        };
-        feed::open_gates(&overlay, rows, &mut values)?;
-        Ok(Seen { overlay, values, trial, intercepts: state.intercepts.clone(), grafts })
+        if under.is_empty() {
+            return Ok(Seen::of(state, under));
+        }
+        self.check_shapes(under)?;
+        if intercepts(under) {
+            return Err(Error::new(&codes::INTERCEPT_TRIAL, "a trial change intercepts: expected a committed patch"));
+        }
+        let overlay = self.overlay(&state.patches, Some(under))?;
+        let values = feed::overlay_values(&overlay, self.graph(), self.anatomy())?;
+        let grafts = self.grafts(&overlay)?;
+        Ok(Seen { overlay: Arc::new(overlay), values, grafts, sums: Arc::default(), ..Seen::of(state, under) })
     }
 
     /// Sums the changes of patches of this model, and trial changes on top.

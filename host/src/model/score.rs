@@ -5,7 +5,9 @@ use engraft_plugin_api::{Place, RunRequest};
 use super::codes;
 use super::generate::argmax;
 use super::open::Model;
-use crate::base::{Error, Result};
+use super::run::Seen;
+use super::visible::{View, Visible};
+use crate::base::{Cancel, Error, Result};
 
 /// A continuation to score, as tokens.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,26 +36,48 @@ impl Model {
     /// # Errors
     /// As [`Model::run`]; `row-empty` if a prompt or continuation is empty.
     pub fn score(&self, continuations: &[Continuation]) -> Result<Vec<ScoredContinuation>> {
+        self.score_seeing(continuations, &View::default(), None)
+    }
+
+    /// As [`Model::score`], with patches chosen for the continuations, stopping soon when cancelled. All are scored by
+    /// the model as it is when the call begins.
+    ///
+    /// # Errors
+    /// As [`Model::score`]; `patch-unknown` if a patch is not active, `active-rows`, `interrupted`.
+    pub fn score_seeing(
+        &self,
+        continuations: &[Continuation],
+        view: &View,
+        cancel: Option<&Cancel>,
+    ) -> Result<Vec<ScoredContinuation>> {
         if continuations.iter().any(|c| c.prompt.is_empty() || c.tokens.is_empty()) {
             return Err(Error::new(&codes::ROW_EMPTY, "a prompt or a continuation holds no token"));
         }
+        let seen = self.seen(&[])?;
+        let visible = seen.visible(view, continuations.len())?;
         let mut scored = Vec::with_capacity(continuations.len());
-        let mut rest = continuations;
-        while !rest.is_empty() {
+        while scored.len() < continuations.len() {
+            let (from, rest) = (scored.len(), &continuations[scored.len()..]);
             let mut places = 0;
             let fits = |c: &Continuation| {
                 places += c.tokens.len();
                 places * self.anatomy().vocab <= LOGITS_AT_ONCE
             };
             let n = rest.iter().map(fits).take_while(|f| *f).count().clamp(1, 256).min(rest.len());
-            let (now, later) = rest.split_at(n);
-            self.score_batch(now, &mut scored)?;
-            rest = later;
+            let rows: Vec<usize> = (from..from + n).collect();
+            self.score_batch(&rest[..n], &seen, &visible.pick(&rows), cancel, &mut scored)?;
         }
         Ok(scored)
     }
 
-    fn score_batch(&self, batch: &[Continuation], scored: &mut Vec<ScoredContinuation>) -> Result<()> {
+    fn score_batch(
+        &self,
+        batch: &[Continuation],
+        seen: &Seen<'_>,
+        visible: &Visible,
+        cancel: Option<&Cancel>,
+        scored: &mut Vec<ScoredContinuation>,
+    ) -> Result<()> {
         // The last token of a row is only read as a target.
         let row = |c: &Continuation| [&c.prompt[..], &c.tokens[..c.tokens.len() - 1]].concat();
         let rows: Vec<Vec<u32>> = batch.iter().map(row).collect();
@@ -63,7 +87,8 @@ impl Model {
         };
         let prompt_ends = batch.iter().map(|c| c.prompt.len() - 1).collect();
         let logits = batch.iter().enumerate().flat_map(places).collect();
-        let reply = self.run(&RunRequest { rows, prompt_ends, logits, ..RunRequest::default() })?;
+        let request = RunRequest { rows, prompt_ends, logits, ..RunRequest::default() };
+        let reply = self.run_seen(&request, seen, visible, cancel)?;
         let matrix = reply.logits.matrix()?;
         let mut lines = matrix.rows().into_iter();
         for continuation in batch {

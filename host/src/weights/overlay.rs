@@ -4,9 +4,9 @@
 //! An overlay is a function of the list of patches, never of history: it is summed anew, in order, whenever the list
 //! changes, so that a rollback leaves exactly what would be there had the patch never been made.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use engraft_plugin_api::{Change, Delta, Tensor, WeightRef};
+use engraft_plugin_api::{Change, Delta, Fold, Tensor, WeightRef};
 
 use super::slots::{Neurons, SlotKey, slot_key};
 use super::splices::{Folded, SpliceKey};
@@ -41,6 +41,8 @@ pub struct Overlay {
     pub slots: BTreeMap<SlotKey, Neurons>,
     /// Splices, those that are one folded.
     pub splices: BTreeMap<SpliceKey, Folded>,
+    /// The sources that have a part in sums, which no gate can take out again.
+    pub summed: BTreeSet<usize>,
 }
 
 impl Overlay {
@@ -61,10 +63,15 @@ impl Overlay {
                         }
                     }
                     Change::Slots(slots) => out.slots.entry(slot_key(slots)).or_default().add(slots, owner),
-                    Change::Splice(splice) => match out.splices.values_mut().find(|all| all.first.joins(splice)) {
-                        Some(all) => all.add(splice, owner),
-                        None => drop(out.splices.insert(Folded::key(splice), Folded::of(splice, owner))),
-                    },
+                    Change::Splice(splice) => {
+                        if splice.tables.iter().any(|table| table.fold == Fold::Sum) {
+                            out.summed.insert(source);
+                        }
+                        match out.splices.values_mut().find(|all| all.first.joins(splice)) {
+                            Some(all) => all.add(splice, owner),
+                            None => drop(out.splices.insert(Folded::key(splice), Folded::of(splice, owner))),
+                        }
+                    }
                     _ => {}
                 }
             }
@@ -86,6 +93,7 @@ impl Overlay {
             }
             Delta::LowRank { left, right } => {
                 let (rank, left, right) = (right.shape()[0], values(left), values(right));
+                self.summed.insert(owner.0);
                 let sum = self.dense.entry(weight).or_insert_with(|| vec![0.0; outputs]);
                 for r in 0..rank {
                     for (s, v) in sum.iter_mut().zip(&right[r * outputs..(r + 1) * outputs]) {
@@ -94,6 +102,7 @@ impl Overlay {
                 }
             }
             Delta::Dense(dense) => {
+                self.summed.insert(owner.0);
                 let sum = self.dense.entry(weight).or_insert_with(|| vec![0.0; inputs * outputs]);
                 for (s, v) in sum.iter_mut().zip(values(dense)) {
                     *s += v;
@@ -111,6 +120,21 @@ impl Overlay {
                 }
             }
         }
+    }
+
+    /// The sums, and what stands in one splice with them, of other changes: for what this one sums, zeros where they have no part in it.
+    pub fn sums_of<'a>(
+        &self,
+        sources: impl IntoIterator<Item = &'a [Change]>,
+        shape: impl Fn(WeightRef) -> Option<[usize; 2]>,
+    ) -> Self {
+        let mut all = Self::of(sources, shape);
+        let of = |(weight, sum): (&WeightRef, &Vec<f32>)| {
+            (*weight, all.dense.remove(weight).unwrap_or_else(|| vec![0.0; sum.len()]))
+        };
+        let splice = |(key, whole): (&SpliceKey, &Folded)| (*key, whole.with_sums_of(all.splices.get(key)));
+        let splices = self.splices.iter().filter(|(_, whole)| whole.has_sums()).map(splice).collect();
+        Self { dense: self.dense.iter().map(of).collect(), splices, ..Self::default() }
     }
 
     /// True if nothing is added.

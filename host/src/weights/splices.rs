@@ -46,6 +46,16 @@ pub enum Values {
     I64(Vec<i64>),
 }
 
+impl Values {
+    /// Makes them zeros.
+    fn clear(&mut self) {
+        match self {
+            Self::F32(values) => values.fill(0.0),
+            Self::I64(values) => values.fill(0),
+        }
+    }
+}
+
 impl Table {
     /// A table of one part.
     pub fn of(part: &Increment, owner: (usize, usize)) -> Self {
@@ -136,6 +146,23 @@ impl Folded {
             table.add(part, owner);
         }
         self.owners.push(owner);
+    }
+
+    /// True if a table is a sum.
+    pub(super) fn has_sums(&self) -> bool {
+        self.first.tables.iter().any(|table| table.fold == Fold::Sum)
+    }
+
+    /// With the sums of some of its sources, zeros where there are none.
+    pub(super) fn with_sums_of(&self, other: Option<&Self>) -> Self {
+        let mut out = self.clone();
+        for (i, table) in out.tables.iter_mut().enumerate().filter(|(i, _)| self.first.tables[*i].fold == Fold::Sum) {
+            match other {
+                Some(other) => table.clone_from(&other.tables[i]),
+                None => table.values.clear(),
+            }
+        }
+        out
     }
 
     /// What the tables hold.

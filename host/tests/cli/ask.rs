@@ -3,6 +3,9 @@
 use std::fs;
 use std::path::Path;
 
+use engraft::model::{Model, OpenOptions, Proposal};
+use engraft::runtime::{Runtime, RuntimeSettings, silent};
+use engraft_plugin_api::{Change, Delta, Params, Role, Tensor, WeightRef};
 use onnx_protobuf::{
     ModelProto, NodeProto, TensorShapeProto, TypeProto, ValueInfoProto, tensor_shape_proto, type_proto,
 };
@@ -212,4 +215,43 @@ fn inputs_that_are_not_read_are_named_with_advice() {
         let error = refused(&["ask", &path, "hi"], 4, "anatomy-input-unread");
         assert!(error.contains(&format!("`{name}`")) && error.contains(advice), "{error}");
     }
+}
+
+#[test]
+fn patches_of_a_journal_are_chosen_by_their_identifiers() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let model = atlas();
+    let journal = folder.path().join("journal");
+    let at = journal.to_str().expect("a path of characters");
+    refused(&["ask", &model, "hi", "--journal", at], 2, "usage");
+    let ids: Vec<String> = {
+        let runtime = Runtime::open(&RuntimeSettings::default(), silent()).expect("a runtime");
+        let options = OpenOptions { journal: Some(journal.clone()), ..OpenOptions::default() };
+        let model = Model::open(Path::new(&model), &runtime, &options).expect("a model");
+        let commit = |scale: f32| {
+            let right = Tensor::f32([1, 128], (0..128).map(|i| scale * (i as f32).sin()).collect()).expect("fits");
+            let left = Tensor::f32([512, 1], vec![1.0; 512]).expect("fits");
+            let weight = WeightRef::Block(0, Role::MlpOut);
+            let changes = vec![Change::Weight { weight, delta: Delta::LowRank { left, right } }];
+            let (method, version, params) = ("by hand".into(), "1".into(), Params::default());
+            model.commit(Proposal { method, version, params, requests: Vec::new(), changes }).expect("an edit")
+        };
+        let ids = [0.5, -0.7, 0.9].map(commit);
+        model.rollback(&ids[2]).expect("it is active");
+        ids.iter().map(ToString::to_string).collect()
+    };
+    let ask = |more: &[&str]| ask(&model, &PROMPTS[..1], &[&["--journal", at], more].concat()).remove(0);
+    let base = self::ask(&model, &PROMPTS[..1], &[]).remove(0);
+    let none = ask(&["--patch", "none"]);
+    assert_eq!((text(&none), &none["patches"]), (text(&base), &json!([])));
+    assert_eq!(self::ask(&model, &PROMPTS[..1], &["--patch", "none"]).remove(0), base);
+    let (all, both) = (ask(&[]), ask(&["--patch", &ids[0], "--patch", &ids[1]]));
+    assert_eq!((&all, &all["patches"]), (&both, &json!(ids[..2])));
+    let one = ask(&["--patch", &ids[1]]);
+    assert_eq!(one["patches"], json!([ids[1]]));
+    assert!(text(&one) != text(&base) && text(&one) != text(&all), "{one} {all}");
+    let with = |patch: &str| refused(&["ask", &model, "hi", "--journal", at, "--patch", patch], 4, "patch-unknown");
+    assert!(with(&ids[2]).contains(&ids[2]));
+    with("edit.safetensors");
+    refused(&["ask", &model, "hi", "--journal", at, "--patch", &ids[0], "--patch", "none"], 2, "usage");
 }

@@ -5,6 +5,7 @@ use engraft_plugin_api::{Change, Decoding, GenerateRequest};
 use super::{End, said};
 use crate::base::{Cancel, Hash, Result};
 use crate::model::open::Model;
+use crate::model::visible::View;
 use crate::runtime::Message;
 
 /// Prompts to be continued.
@@ -24,6 +25,8 @@ pub struct Question {
     pub stop_texts: Vec<String>,
     /// Changes evaluated as if they were committed.
     pub under: Vec<Change>,
+    /// How each prompt sees the model: which of the committed patches.
+    pub view: View,
 }
 
 /// What a model says after a prompt.
@@ -52,7 +55,7 @@ impl Model {
     /// Continues prompts. No special token is added but those that a chat template spells.
     ///
     /// # Errors
-    /// As [`Model::generate`]; `tokenizer-missing`; `chat-template-missing` and `chat-template-invalid` if a chat
+    /// As [`Model::generate_seeing`]; `tokenizer-missing`; `chat-template-missing` and `chat-template-invalid` if a chat
     /// template is asked for.
     pub fn ask(&self, question: &Question, cancel: Option<&Cancel>) -> Result<Answers> {
         let tokenizer = self.tokenizer()?;
@@ -72,7 +75,7 @@ impl Model {
             under: question.under.clone(),
         };
         let mut answers = Vec::with_capacity(fed.len());
-        for (fed, row) in fed.into_iter().zip(self.continued(&request, cancel)?) {
+        for (fed, row) in fed.into_iter().zip(self.continued(&request, &question.view, cancel)?) {
             let tokens = row.new_tokens().to_vec();
             let mut text = said(tokenizer, &row.ids[..row.prompt], &tokens)?;
             if let Some(at) = question.stop_texts.iter().filter_map(|stop| text.find(stop.as_str())).min() {

@@ -16,6 +16,7 @@ use serde::Serialize;
 
 use super::codes;
 use super::open::Model;
+use super::visible::View;
 use crate::base::{Cancel, Error, Result};
 use crate::runtime::Tokenizer;
 pub use answer::{Answer, Answers, Question};
@@ -70,10 +71,23 @@ impl Model {
     /// # Errors
     /// As [`Model::generate`], and `interrupted`.
     pub fn generate_until(&self, request: &GenerateRequest, cancel: Option<&Cancel>) -> Result<Vec<Vec<u32>>> {
-        Ok(self.continued(request, cancel)?.iter().map(|row| row.new_tokens().to_vec()).collect())
+        self.generate_seeing(request, &View::default(), cancel)
     }
 
-    fn continued(&self, request: &GenerateRequest, cancel: Option<&Cancel>) -> Result<Vec<Row>> {
+    /// As [`Model::generate_until`], with patches chosen for the rows.
+    ///
+    /// # Errors
+    /// As [`Model::generate_until`]; `patch-unknown` if a patch is not active, `active-rows`.
+    pub fn generate_seeing(
+        &self,
+        request: &GenerateRequest,
+        view: &View,
+        cancel: Option<&Cancel>,
+    ) -> Result<Vec<Vec<u32>>> {
+        Ok(self.continued(request, view, cancel)?.iter().map(|row| row.new_tokens().to_vec()).collect())
+    }
+
+    fn continued(&self, request: &GenerateRequest, view: &View, cancel: Option<&Cancel>) -> Result<Vec<Row>> {
         if request.rows.iter().any(Vec::is_empty) {
             return Err(Error::new(&codes::ROW_EMPTY, "a prompt to continue holds no token"));
         }
@@ -86,9 +100,11 @@ impl Model {
         let stops = Stops::of(self, &request.stop_texts)?;
         let row = |ids: &Vec<u32>| Row { ids: ids.clone(), prompt: ids.len(), end: End::MaxNew };
         let mut rows: Vec<Row> = request.rows.iter().map(row).collect();
-        let seen = self.seen(&request.under, rows.len())?;
-        for mut running in self.together(&rows) {
-            let mut passes = Passes::new(self, &seen)?;
+        let seen = self.seen(&request.under)?;
+        let visible = seen.visible(view, rows.len())?;
+        let batches = self.together(&rows);
+        for mut running in batches.iter().flat_map(|rows| visible.groups(rows, &seen.overlay.summed)) {
+            let mut passes = Passes::new(self, &seen, &visible)?;
             for step in 0..request.max_new {
                 if running.is_empty() {
                     break;

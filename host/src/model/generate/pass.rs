@@ -16,12 +16,14 @@ use crate::model::feed;
 use crate::model::open::Model;
 use crate::model::run::Seen;
 use crate::model::splice::{set_ends, whole_rows};
+use crate::model::visible::Visible;
 use crate::runtime::{DType, Value};
 
 /// The passes of rows that share batches.
 pub(super) struct Passes<'m> {
     model: &'m Model,
-    seen: &'m Seen,
+    seen: &'m Seen<'m>,
+    visible: &'m Visible,
     compiled: Arc<CompiledRun>,
     kept: Option<Kept>,
 }
@@ -39,7 +41,7 @@ struct Kept {
 }
 
 impl<'m> Passes<'m> {
-    pub(super) fn new(model: &'m Model, seen: &'m Seen) -> Result<Self> {
+    pub(super) fn new(model: &'m Model, seen: &'m Seen<'m>, visible: &'m Visible) -> Result<Self> {
         let cache =
             !model.anatomy().inputs.cache.is_empty() && !seen.intercepts.whole_rows && !whole_rows(&seen.grafts);
         let rig = Rig {
@@ -52,7 +54,7 @@ impl<'m> Passes<'m> {
             ..Rig::default()
         };
         let compiled = model.programs.run(&rig, || rig.attach(model.graph(), model.anatomy()))?;
-        Ok(Self { model, seen, compiled, kept: None })
+        Ok(Self { model, seen, visible, compiled, kept: None })
     }
 
     /// The logits `[running, vocab]` of what follows the last token of each running row.
@@ -71,11 +73,11 @@ impl<'m> Passes<'m> {
         };
         let order = self.kept.as_ref().map_or(running, |kept| &kept.rows);
         let ends: Vec<usize> = order.iter().map(|&r| rows[r].prompt - 1).collect();
+        let visible = self.visible.pick(order);
         set_ends(&ends, &mut values)?;
-        let called = self.model.called(&self.seen.intercepts, ends)?;
+        let called = self.model.called(&self.seen.intercepts, ends, &visible)?;
         self.model.logits_at(&places, &batch, &mut values)?;
-        values.copy(&self.seen.values);
-        feed::open_gates(&self.seen.overlay, batch.len(), &mut values)?;
+        self.model.feed(self.seen, &visible, &mut values)?;
         let rigged = &self.compiled.rigged;
         let fetch: Vec<&str> = rigged.logits.iter().chain(&rigged.presents).map(String::as_str).collect();
         let program = &self.compiled.program;

@@ -18,7 +18,7 @@ impl Model {
         &self,
         wrt: &Wrt,
         request: &GradientRequest,
-        seen: &Seen,
+        seen: &Seen<'_>,
         found: &[Option<&Value>],
     ) -> Result<Vec<Tensor>> {
         let flat = |i: usize| found.get(i).copied().flatten().map(|v| v.as_f32().map(<[f32]>::to_vec)).transpose();
@@ -69,7 +69,7 @@ impl Model {
         &self,
         number: usize,
         slots: &Slots,
-        seen: &Seen,
+        seen: &Seen<'_>,
         flat: &dyn Fn(usize) -> Result<Option<Vec<f32>>>,
     ) -> Result<Vec<Tensor>> {
         let key = slot_key(slots);
@@ -92,7 +92,7 @@ impl Model {
         place: &WeightEdge,
         weight: WeightRef,
         delta: &Delta,
-        seen: &Seen,
+        seen: &Seen<'_>,
         flat: &dyn Fn(usize) -> Result<Option<Vec<f32>>>,
     ) -> Result<Vec<Tensor>> {
         let [inputs, outputs] = place.shape;

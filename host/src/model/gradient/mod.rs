@@ -21,6 +21,7 @@ use super::feed;
 use super::intercept::ends;
 use super::open::Model;
 use super::splice::set_ends;
+use super::visible::Visible;
 use crate::base::{Cancel, Error, Hash, Result};
 use crate::hooks::{Branch, Rig};
 use crate::runtime::Value;
@@ -69,7 +70,8 @@ impl Model {
     pub fn gradient_until(&self, request: &GradientRequest, cancel: Option<&Cancel>) -> Result<GradientReply> {
         let rows = &request.rows;
         let mut values = self.batch(rows)?;
-        let seen = self.seen(&request.under, rows.len())?;
+        let seen = self.seen(&request.under)?;
+        let visible = Visible::all(rows.len());
         let loss = Loss::of(&request.terms);
         let variables = self.variables(request)?;
         let plan = GradientPlan {
@@ -97,7 +99,7 @@ impl Model {
         };
         let ends = ends(rows, &request.prompt_ends)?;
         set_ends(&ends, &mut values)?;
-        let called = self.called(&seen.intercepts, ends)?;
+        let called = self.called(&seen.intercepts, ends, &visible)?;
         let plan = match self.span(request, &plan, &loss)? {
             Some(span) => {
                 span.set(&mut values)?;
@@ -108,7 +110,7 @@ impl Model {
         let compiled = self.programs.gradient(&plan, || self.compile_gradient(&plan))?;
         self.pokes(&request.overwrites, &request.adds, rows, &mut values)?;
         values.extend(loss.values(self, rows)?);
-        values.copy(&seen.values);
+        self.feed(&seen, &visible, &mut values)?;
         if let Some(prefix) = &compiled.prefix {
             let names = || prefix.inputs().iter().map(|p| p.name.as_str());
             let compute = || {

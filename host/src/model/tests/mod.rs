@@ -6,6 +6,7 @@ mod halves;
 mod intercepted;
 mod slots;
 mod splices;
+mod visible;
 
 use std::path::{Path, PathBuf};
 

@@ -12,6 +12,7 @@ use crate::base::Cancel;
 use crate::graph::testing::rows as zoo_rows;
 use crate::graph::{Attr, DType, Dim, Graph, Patch as Drawing};
 use crate::hooks::{Name, Rig, SplicePart, site_width};
+use crate::model::visible::Visible;
 use crate::model::{Model, OpenOptions, Proposal};
 use crate::plugins::Access;
 use crate::runtime::{self, Value};
@@ -323,11 +324,11 @@ fn rows_whose_gate_is_closed_and_the_padding_keep_the_old_value_to_the_bit() {
         let rows = some_rows();
         let tapped = |gates: Option<[f32; 3]>| {
             let under = gates.map(|_| Change::Splice(splice.clone()));
-            let seen = model.seen(under.as_slice(), rows.len()).unwrap();
+            let seen = model.seen(under.as_slice()).unwrap();
             let rig = Rig { taps: vec![(SITE, false)], splices: seen.grafts.clone(), ..Rig::default() };
             let compiled = model.programs.run(&rig, || rig.attach(model.graph(), model.anatomy())).unwrap();
             let mut values = model.batch(&rows).unwrap();
-            values.extend(seen.values);
+            model.feed(&seen, &Visible::all(rows.len()), &mut values).unwrap();
             if let Some(gates) = gates {
                 let name = Name::Splice(SITE, 0, SplicePart::Gate);
                 values.set(name, Value::f32(&[rows.len()], gates.to_vec()).unwrap());
