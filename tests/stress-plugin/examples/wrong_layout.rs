@@ -6,6 +6,7 @@ use abi_stable::marker_type::ErasedPrefix;
 use abi_stable::prefix_type::WithMetadata;
 use abi_stable::sabi_types::VersionStrings;
 use abi_stable::std_types::RResult;
+use engraft_plugin_api::abi::MethodModuleRef;
 
 /// The root module of that API.
 #[repr(C)]
@@ -20,7 +21,7 @@ impl RootModule for OtherModuleRef {
     abi_stable::declare_root_module_statics! {OtherModuleRef}
     const BASE_NAME: &'static str = "other";
     const NAME: &'static str = "other";
-    const VERSION_STRINGS: VersionStrings = abi_stable::package_version_strings!();
+    const VERSION_STRINGS: VersionStrings = <MethodModuleRef as RootModule>::VERSION_STRINGS;
 }
 
 extern "C" fn twice(number: u64) -> u64 {
