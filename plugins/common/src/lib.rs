@@ -6,7 +6,9 @@
 
 pub mod adam;
 pub mod covariance;
+pub mod graph;
 pub mod prefixes;
+pub mod random;
 pub mod reading;
 pub mod solve;
 pub mod subject;
@@ -18,12 +20,14 @@ pub mod value;
 
 pub use adam::Adam;
 pub use covariance::Covariances;
+pub use graph::GraphBuilder;
 pub use prefixes::Prefixes;
+pub use random::Random;
 pub use reading::{Reading, log_softmax, read};
 pub use solve::SpdFactor;
 pub use subject::{FactToken, PromptRow, prompt_row, subject_row};
 pub use target::{ForcedRow, forced_row, target_ids};
-pub use value::{FoundValue, KlAnchor, Losses, ValueProblem, ValueSearch, find_value};
+pub use value::{FoundValue, KlAnchor, Losses, ValueProblem, ValueSearch, find_value, sum_places};
 
 use engraft_plugin_api::{MethodError, ModelAccess};
 

@@ -16,6 +16,7 @@ use engraft_plugin_api::{
 };
 use ndarray::{Array1, Array2, Axis, s};
 
+use crate::random::Random;
 use crate::reading::log_softmax;
 
 const WIDTH: usize = 16;
@@ -78,9 +79,9 @@ impl Mock {
         let vocabulary: Vec<String> = std::iter::once("<start>".to_owned())
             .chain(WORDS.split(' ').flat_map(|w| [w.to_owned(), format!(" {w}")]))
             .collect();
-        let mut state = weights;
+        let mut random = Random::new(weights);
         let mut draw = |rows: usize, cols: usize, scale: f32| {
-            Array2::from_shape_simple_fn((rows, cols), || scale * (uniform(&mut state) * 2.0 - 1.0))
+            Array2::from_shape_simple_fn((rows, cols), || scale * (random.uniform() * 2.0 - 1.0))
         };
         Self {
             embedding: draw(vocabulary.len(), WIDTH, 1.0),
@@ -214,18 +215,6 @@ fn unsupported(what: &str) -> MethodError {
     MethodError::new("host-unsupported", format!("the mock has no {what}"))
 }
 
-fn next(state: &mut u64) -> u64 {
-    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15); // splitmix64
-    let mut z = *state;
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
-}
-
-fn uniform(state: &mut u64) -> f32 {
-    (next(state) >> 40) as f32 / (1u64 << 24) as f32
-}
-
 impl ModelAccess for Mock {
     fn facts(&self) -> ModelFacts {
         ModelFacts {
@@ -333,7 +322,7 @@ impl ModelAccess for Mock {
         let Decoding::Sample(Sampling { top_k: Some(k), top_p: None, temperature, seed }) = request.decoding else {
             return Err(unsupported("decoding other than from the most probable tokens"));
         };
-        let mut state = seed;
+        let mut random = Random::new(seed);
         let w = self.edited(&request.under)?;
         let mut out = Vec::new();
         for row in &request.rows {
@@ -345,7 +334,7 @@ impl ModelAccess for Mock {
                 best.sort_by(|a, b| b.1.total_cmp(&a.1));
                 best.truncate(k);
                 let logs = log_softmax(&best.iter().map(|b| b.1).collect::<Vec<_>>());
-                let mut left = uniform(&mut state);
+                let mut left = random.uniform();
                 let drawn = logs.iter().position(|l| {
                     left -= l.exp();
                     left < 0.0
@@ -366,10 +355,10 @@ impl ModelAccess for Mock {
         if site != POST {
             return Err(unsupported(&site.to_string()));
         }
-        let mut state = 17;
+        let mut random = Random::new(17);
         let mut sum = Array2::<f32>::zeros((KEYS, KEYS));
         for _ in 0..self.moment_rows {
-            let ids: Vec<u32> = (0..6).map(|_| (next(&mut state) % self.vocabulary.len() as u64) as u32).collect();
+            let ids: Vec<u32> = (0..6).map(|_| (random.bits() % self.vocabulary.len() as u64) as u32).collect();
             let key = self.pass(0, &ids, &[], &self.w_out)?.post.slice_move(s![5..6, ..]);
             sum += &key.t().dot(&key);
         }

@@ -177,8 +177,12 @@ fn measured(request: &GradientRequest, reply: &GradientReply, decay: f64) -> Los
     out
 }
 
-/// One δ stands at every place, so its gradient is the sum over the places.
-fn sum_places(reply: &GradientReply, places: usize, gradient: &mut [f32]) -> Result<(), MethodError> {
+/// The gradient of one vector that stands at `places` places, which is the sum over them: the first variable of a
+/// reply, summed into `gradient`.
+///
+/// # Errors
+/// `reply-shape` if the reply has another shape than `[places, gradient.len()]`.
+pub fn sum_places(reply: &GradientReply, places: usize, gradient: &mut [f32]) -> Result<(), MethodError> {
     let expected = [places, gradient.len()];
     let tensor = reply.gradients.first().and_then(|g| g.first());
     let tensor = tensor
