@@ -11,6 +11,7 @@ use engraft_tests::{atlas, library, library_at, method, open, relative, requests
 
 const ROME: &str = "layer = 0\ncovariance = 'second_moment'\nprefixes = 'fixed'";
 const FT: &str = "layers = [0]";
+const GRACE: &str = "layer = 5\nreplace = 'all'\nepsilon = 7.0\nn_iter = 30";
 const MINIMAL: &str = "layer = 0";
 
 fn keeps_the_laws(library: &Arc<Library>, settings: &[&str], teaches: bool) {
@@ -35,6 +36,12 @@ fn rome_keeps_the_laws() {
 fn ft_keeps_the_laws() {
     let constrained = "layers = [1, 0]\nobjective = 'prompt_last'\nnorm_constraint = 5e-3";
     keeps_the_laws(&library("engraft_ft"), &[FT, "layers = [0]\nobjective = 'target_new'", constrained], true);
+}
+
+#[test]
+fn grace_keeps_the_laws() {
+    let last = "layer = 4\nn_iter = 30\nepsilon = 2.0";
+    keeps_the_laws(&library("engraft_grace"), &[GRACE, last], true);
 }
 
 #[test]
@@ -101,6 +108,7 @@ fn a_plugin_of_the_environment_keeps_the_laws() {
     let (params, teaches) = match library.descriptor().name.as_str() {
         "rome" => (ROME, true),
         "ft" => (FT, true),
+        "grace" => (GRACE, true),
         "minimal-plugin" => (MINIMAL, false),
         _ => ("", true),
     };

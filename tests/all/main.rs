@@ -1,6 +1,7 @@
 //! The one integration binary: everything that needs plugins, a model or the whole host.
 
 mod atlas;
+mod grace;
 mod laws;
 mod plugins;
 mod stress;
