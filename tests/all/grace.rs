@@ -11,7 +11,7 @@ const KEY: Site = Site::Block(5, BlockSite::MlpPost);
 const VALUE: Site = Site::Block(5, BlockSite::MlpProj);
 
 fn edit(model: &Model, method: &Method, requests: &[EditRequest]) -> Vec<Change> {
-    method.edit(&Access::new(model, Cancel::new(), 7), requests).expect("edits")
+    method.edit(&Access::new(model, Cancel::new(), 7).of("grace"), requests).expect("edits")
 }
 
 fn splice_of(changes: &[Change]) -> Splice {
@@ -44,7 +44,7 @@ impl Draw {
 struct Tables {
     keys: Vec<Vec<f32>>,
     values: Vec<Vec<f32>>,
-    marks: Vec<[i64; 4]>,
+    marks: Vec<[i64; 5]>,
     radii: Vec<[f32; 3]>,
 }
 
@@ -58,8 +58,8 @@ impl Tables {
         self.marks.iter().any(|marks| marks[0] == id)
     }
 
-    /// The value that answers a query, by the rules of the plugin's first page; how far the query is from a boundary.
-    fn answer(&self, query: &[f32]) -> (Option<&[f32]>, f32) {
+    /// The entry whose value answers a query, by the rules of the plugin's first page; how far the query is from a boundary.
+    fn answer(&self, query: &[f32]) -> (Option<usize>, f32) {
         let distance = |key: &[f32]| query.iter().zip(key).map(|(a, b)| (a - b).powi(2)).sum::<f32>().sqrt();
         let mut live: Vec<(usize, f32)> = (0..self.keys.len())
             .filter(|&i| self.marks[i][2] != EXPAND || !self.has(self.marks[i][1]))
@@ -69,7 +69,7 @@ impl Tables {
         let Some(&(_, least)) = live.first() else { return (None, f32::INFINITY) };
         let tie = |&&(i, d): &&(usize, f32)| d <= least + 1e-3 * self.radii[i][0];
         let near = live.iter().filter(tie).map(|(i, _)| *i).max().expect("the nearest is one of them");
-        let [id, partner, kind, _] = self.marks[near];
+        let [id, partner, kind, ..] = self.marks[near];
         let beside = (kind == SPLIT || kind == AGAIN) && self.has(partner);
         let (mut radius, mut value) = (self.radii[near][usize::from(beside)], near);
         for (i, marks) in self.marks.iter().enumerate().filter(|(_, marks)| marks[1] == id) {
@@ -81,7 +81,7 @@ impl Tables {
         }
         let d = distance(&self.keys[near]);
         let ties = live.iter().map(|&(i, d)| (d - least - 1e-3 * self.radii[i][0]).abs()).fold(f32::INFINITY, f32::min);
-        let answer = (d <= radius).then_some(&self.values[value][..]);
+        let answer = (d <= radius).then_some(value);
         (answer, (d - radius).abs().min(if live.len() > 1 { ties } else { f32::INFINITY }))
     }
 
@@ -95,8 +95,15 @@ impl Tables {
             let near = tables.marks.get(near as usize).map_or(-1, |marks| marks[0]);
             tables.keys.push(query.iter().map(|v| v + spread * (draw.float() - 0.5)).collect());
             tables.values.push((0..width).map(|_| draw.float()).collect());
-            tables.marks.push([id, near, [ADD, SPLIT, EXPAND, AGAIN][draw.below(4)], draw.below(3) as i64]);
-            tables.radii.push([0, 1, 2].map(|_| 3.0 * draw.float() - 0.2));
+            tables.marks.push([
+                id,
+                near,
+                [ADD, SPLIT, EXPAND, AGAIN][draw.below(4)],
+                draw.below(3) as i64,
+                1 + draw.below(2) as i64,
+            ]);
+            let radius = 3.0 * draw.float() - 0.2; // a split one may end below 0
+            tables.radii.push([radius.abs(), radius, 3.0 * draw.float() - 0.2]);
         }
         tables
     }
@@ -107,7 +114,7 @@ impl Tables {
         let floats = |rows: &[Vec<f32>]| Tensor::f32([n, rows[0].len()], rows.concat()).expect("fits");
         splice.tables[0].value = floats(&self.keys);
         splice.tables[1].value = floats(&self.values);
-        splice.tables[2].value = Tensor::i64([n, 4], self.marks.concat()).expect("fits");
+        splice.tables[2].value = Tensor::i64([n, 5], self.marks.concat()).expect("fits");
         splice.tables[3].value = Tensor::f32([n, 3], self.radii.concat()).expect("fits");
         splice
     }
@@ -139,7 +146,7 @@ fn the_graph_answers_by_the_rules_of_the_codebook() {
     assert_eq!(queries[0].len(), key_width);
     let mut draw = Draw(1);
     let (mut answered, mut deferred) = (0, 0);
-    for replace in ["last", "prompt", "all"] {
+    for replace in ["last", "prompt", "answer", "all"] {
         let method = method(&library, &format!("layer = 5\nn_iter = 1\nreplace = '{replace}'"));
         let like = splice_of(&edit(&model, &method, &[a_request()]));
         assert_eq!((like.whole_rows, like.writes), (replace != "last", VALUE));
@@ -151,15 +158,16 @@ fn the_graph_answers_by_the_rules_of_the_codebook() {
                 if margin < 1e-4 {
                     continue; // rounding decides
                 }
-                let replaced = |pos: usize| match replace {
+                let replaced = |entry: usize, pos: usize| match replace {
                     "last" => pos == prompt_ends[row],
                     "prompt" => pos <= prompt_ends[row],
+                    "answer" => (0..tables.marks[entry][4] as usize).any(|i| pos == prompt_ends[row] + i),
                     _ => true,
                 };
                 for pos in 0..rows[row].len() {
-                    match answer.filter(|_| replaced(pos)) {
+                    match answer.filter(|&entry| replaced(entry, pos)).map(|entry| &tables.values[entry]) {
                         Some(value) => {
-                            assert_eq!(at(&after, row, pos), value, "{replace}, {n} entries, row {row}, {pos}")
+                            assert_eq!(&at(&after, row, pos), value, "{replace}, {n} entries, row {row}, {pos}")
                         }
                         None => assert_eq!(at(&after, row, pos), at(&before, row, pos), "{replace}, {n}, {row}, {pos}"),
                     }
@@ -173,7 +181,7 @@ fn the_graph_answers_by_the_rules_of_the_codebook() {
 
 #[test]
 fn an_edit_in_the_middle_is_rolled_back_as_if_it_had_never_been_made() {
-    let method = method(&library("engraft_grace"), "layer = 5\nn_iter = 10\nreplace = 'all'\nepsilon = 9.0");
+    let method = method(&library("engraft_grace"), "layer = 5\nn_iter = 10\nreplace = 'answer'\nepsilon = 9.0");
     let (model, other) = (open(&atlas().join("model")), open(&atlas().join("model")));
     let tokens = |text: &str| model.tokenizer().and_then(|t| t.encode(text)).expect("encodes").ids;
     let all = requests(8);
@@ -213,14 +221,14 @@ fn edits_meet_in_one_codebook() {
     let model = open(&atlas().join("model"));
     let library = library("engraft_grace");
     // Anything is near under such a radius.
-    let wide = method(&library, "layer = 5\nn_iter = 20\nreplace = 'all'\nepsilon = 1000.0\nonly_errors = false");
+    let wide = method(&library, "layer = 5\nn_iter = 20\nreplace = 'answer'\nepsilon = 1000.0\nonly_errors = false");
     let mut all = requests(3);
     all[1].target = all[0].target.clone();
     all[2] = EditRequest { target: all[1].target.clone(), ..all[1].clone() };
     all[2].target.new = "Kelm".into();
     let kinds = |changes: &[Change]| {
         let marks = splice_of(changes).tables[2].value.as_i64().expect("integers").to_vec();
-        marks.chunks_exact(4).map(|marks| marks[2]).collect::<Vec<_>>()
+        marks.chunks_exact(5).map(|marks| marks[2]).collect::<Vec<_>>()
     };
     // One call with several requests does what several calls do.
     let together = edit(&model, &wide, &all);
@@ -243,7 +251,7 @@ fn edits_meet_in_one_codebook() {
     let refused = model.commit(Proposal { method: name, version, params, requests: all[..1].to_vec(), changes });
     assert_eq!(refused.expect_err("a conflict").code().id, "splice-conflict");
     // What the model says already is left alone.
-    let careful = method(&library, "layer = 5\nn_iter = 60\nreplace = 'all'");
+    let careful = method(&library, "layer = 5\nn_iter = 60\nreplace = 'answer'");
     for id in ids.iter().rev() {
         model.rollback(id).expect("rolls back");
     }

@@ -11,7 +11,7 @@ use engraft_tests::{atlas, library, library_at, method, open, relative, requests
 
 const ROME: &str = "layer = 0\ncovariance = 'second_moment'\nprefixes = 'fixed'";
 const FT: &str = "layers = [0]";
-const GRACE: &str = "layer = 5\nreplace = 'all'\nepsilon = 7.0\nn_iter = 30";
+const GRACE: &str = "layer = 5\nreplace = 'answer'\nepsilon = 7.0\nn_iter = 30";
 const MINIMAL: &str = "layer = 0";
 
 fn keeps_the_laws(library: &Arc<Library>, settings: &[&str], teaches: bool) {

@@ -48,6 +48,8 @@ pub struct Entry {
     pub kind: Kind,
     /// The hash of its target's tokens.
     pub label: i64,
+    /// How many tokens its target has.
+    pub tokens: i64,
     /// Its place.
     pub key: Vec<f32>,
     /// What it puts in place of the activation; of `Expand`, the new value of the near one.
@@ -193,6 +195,7 @@ mod tests {
                 near: placement.near.map_or(-1, |near| self.0.entries[near].id),
                 kind: placement.kind,
                 label,
+                tokens: 1,
                 key: vec![key],
                 value: vec![id as f32],
                 alone: placement.alone,

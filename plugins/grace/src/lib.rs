@@ -10,7 +10,7 @@
 //! | table | of entry i |
 //! |---|---|
 //! | `keys`, `values` | `k_i`, `v_i` |
-//! | `marks` | its number; the number `near_i` of the entry that was nearest when it was made, or −1; what it did; a hash of its target's tokens |
+//! | `marks` | its number; the number `near_i` of the entry that was nearest when it was made, or −1; what it did; a hash of its target's tokens, and how many they are |
 //! | `radii` | `a_i = ε`, its radius alone; `b_i`, its radius beside `near_i`; `m_i`, what it made of the radius of `near_i` |
 //!
 //! # What an edit does
@@ -34,7 +34,7 @@
 //! radius       R_j = b_j if j splits, or is made again, and near_j in S, else a_j;
 //!              then for each i in S with near_i = j, in order:  R_j ← m_i (split),  R_j ← max(R_j, m_i) (expand)
 //! value        V_j = v_i of the last i in S that expands j, else v_j
-//! the layer    h ← V_j at the replaced positions if |q − k_j| ≤ R_j, else h
+//! the layer    h ← V_j at the positions that `replace` names if |q − k_j| ≤ R_j, else h
 //! ```
 //!
 //! So an expansion is silent while the entry that it expands is there, and answers itself where that one was rolled

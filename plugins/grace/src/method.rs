@@ -139,6 +139,7 @@ impl Grace {
             near: near_id,
             kind: place.kind,
             label,
+            tokens: target.len() as i64,
             key: reading.key,
             value,
             alone: place.alone,

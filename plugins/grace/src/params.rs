@@ -91,7 +91,7 @@ impl GraceParams {
                 "replace",
                 choice(&Replace::ALL.map(Replace::name)),
                 word(Replace::Last.name()),
-                "at which tokens: the prompt's `last` one, the whole `prompt`, or `all` with those of the answer",
+                "at which tokens: the prompt's `last` one, the whole `prompt`, the last one and those of the `answer`, or `all`",
             ),
             new(
                 "epsilon",

@@ -13,19 +13,22 @@ pub enum Replace {
     Last,
     /// The prompt, up to its last token.
     Prompt,
-    /// The whole row, the answer too.
+    /// The prompt's last token and those of the answer: as many as the target has, less one.
+    Answer,
+    /// The whole row.
     All,
 }
 
 impl Replace {
     /// Every choice, the default first.
-    pub const ALL: [Replace; 3] = [Self::Last, Self::Prompt, Self::All];
+    pub const ALL: [Replace; 4] = [Self::Last, Self::Prompt, Self::Answer, Self::All];
 
     /// The spelling in parameters.
     pub fn name(self) -> &'static str {
         match self {
             Self::Last => "last",
             Self::Prompt => "prompt",
+            Self::Answer => "answer",
             Self::All => "all",
         }
     }
@@ -43,7 +46,7 @@ struct Tables {
     keys: String,
     /// f32 `[entries, value width]`
     values: String,
-    /// i64 `[entries, 4]`: identifier, that of the near entry, kind, label.
+    /// i64 `[entries, 5]`: identifier, that of the near entry, kind, label, how many tokens the target has.
     marks: String,
     /// f32 `[entries, 3]`: radius alone, beside the near entry, what became of the near one's.
     radii: String,
@@ -74,14 +77,14 @@ pub fn active(access: &dyn ModelAccess, key: Site, value: Site) -> Result<Codebo
         [rows, w] => rows == n && w > 0 && width.is_none_or(|width| w == width),
         _ => false,
     };
-    if !(wide(&keys, None) && wide(&values, None) && wide(&marks, Some(4)) && wide(&radii, Some(3))) {
+    if !(wide(&keys, None) && wide(&values, None) && wide(&marks, Some(5)) && wide(&radii, Some(3))) {
         let shapes = [&keys, &values, &marks, &radii].map(Tensor::shape);
         return Err(damaged(&format!("tables of the shapes {shapes:?}")));
     }
     let (key_width, value_width) = (keys.shape()[1], values.shape()[1]);
     let (keys, values, marks, radii) = (keys.as_f32()?, values.as_f32()?, marks.as_i64()?, radii.as_f32()?);
     let rows = keys.chunks_exact(key_width).zip(values.chunks_exact(value_width));
-    let notes = marks.chunks_exact(4).zip(radii.chunks_exact(3));
+    let notes = marks.chunks_exact(5).zip(radii.chunks_exact(3));
     let entries = rows.zip(notes).map(|((key, value), (marks, radii))| {
         let kind = Kind::ALL.into_iter().find(|kind| kind.number() == marks[2]);
         Ok(Entry {
@@ -89,6 +92,7 @@ pub fn active(access: &dyn ModelAccess, key: Site, value: Site) -> Result<Codebo
             near: marks[1],
             kind: kind.ok_or_else(|| damaged(&format!("an entry of the unknown kind {}", marks[2])))?,
             label: marks[3],
+            tokens: marks[4],
             key: key.to_vec(),
             value: value.to_vec(),
             alone: radii[0],
@@ -110,7 +114,7 @@ pub fn splice(entries: &[Entry], key: Site, value: Site, replace: Replace) -> Re
     let stack = |name: &str, value: Tensor| Increment { name: name.to_owned(), fold: Fold::Stack, value };
     let keys = entries.iter().flat_map(|e| e.key.iter().copied()).collect();
     let values = entries.iter().flat_map(|e| e.value.iter().copied()).collect();
-    let marks = entries.iter().flat_map(|e| [e.id, e.near, e.kind.number(), e.label]).collect();
+    let marks = entries.iter().flat_map(|e| [e.id, e.near, e.kind.number(), e.label, e.tokens]).collect();
     let radii = entries.iter().flat_map(|e| [e.alone, e.beside, e.moved]).collect();
     Ok(Splice {
         graph: graph(key, key_width, value, value_width, replace)?,
@@ -119,7 +123,7 @@ pub fn splice(entries: &[Entry], key: Site, value: Site, replace: Replace) -> Re
         tables: vec![
             stack(&tables.keys, Tensor::f32([n, key_width], keys)?),
             stack(&tables.values, Tensor::f32([n, value_width], values)?),
-            stack(&tables.marks, Tensor::i64([n, 4], marks)?),
+            stack(&tables.marks, Tensor::i64([n, 5], marks)?),
             stack(&tables.radii, Tensor::f32([n, 3], radii)?),
         ],
         // The query is read at the prompt's last token, which a pass over newer columns alone does not have.
@@ -144,7 +148,7 @@ fn graph(
     let end = g.0.prompt_end();
     let keys = g.0.stacked(&tables.keys, Element::F32, ENTRIES, &[known(key_width)]);
     let values = g.0.stacked(&tables.values, Element::F32, ENTRIES, &[known(value_width)]);
-    let marks = g.0.stacked(&tables.marks, Element::I64, ENTRIES, &[known(4)]);
+    let marks = g.0.stacked(&tables.marks, Element::I64, ENTRIES, &[known(5)]);
     let radii = g.0.stacked(&tables.radii, Element::F32, ENTRIES, &[known(3)]);
     let gate = g.0.gate_of(&tables.keys, ENTRIES);
     let [id, near, kind] = [0, 1, 2].map(|i| g.0.column(marks, i)); // [entries]
@@ -234,6 +238,13 @@ fn graph(
         Replace::Prompt => {
             let prompt = g.op("LessOrEqual", &[positions, end]);
             g.op("And", &[prompt, tokens])
+        }
+        Replace::Answer => {
+            let tokens = g.0.column(marks, 4);
+            let tokens = g.op("Gather", &[tokens, from]);
+            let stop = g.op("Add", &[end, tokens]); // [rows, 1]
+            let (begun, on) = (g.op("GreaterOrEqual", &[positions, end]), g.op("Less", &[positions, stop]));
+            g.op("And", &[begun, on])
         }
         Replace::All => tokens,
     };

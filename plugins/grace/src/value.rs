@@ -24,6 +24,7 @@ pub fn find_value(
     let positions = match params.replace {
         Replace::Last => end..end + 1,
         Replace::Prompt => 0..end + 1,
+        Replace::Answer => end..row.ids.len(), // the target's last token stands behind the row
         Replace::All => 0..row.ids.len(),
     };
     let places: Vec<Place> = positions.map(|pos| Place { row: 0, pos }).collect();

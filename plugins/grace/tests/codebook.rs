@@ -24,6 +24,7 @@ fn edit(book: &Codebook, number: i64, key: Vec<f32>, label: i64) -> Entry {
         near: place.near.map_or(-1, |near| book.entries[near].id),
         kind: place.kind,
         label,
+        tokens: 1,
         key,
         value: vec![number as f32],
         alone: place.alone,

@@ -145,7 +145,9 @@ fn entry(splice: &Splice) -> (i64, i64, Vec<f32>, Vec<f32>) {
 #[test]
 fn the_search_stands_in_for_the_activation_at_the_places_that_are_replaced() {
     let whole: Vec<usize> = (0..7).collect();
-    for (replace, expected) in [("last", &whole[4..5]), ("prompt", &whole[..5]), ("all", &whole[..7])] {
+    for (replace, expected) in
+        [("last", &whole[4..5]), ("prompt", &whole[..5]), ("answer", &whole[4..7]), ("all", &whole[..7])]
+    {
         let model = Bytes::new();
         let method = grace(&[("replace", ParamValue::Text(replace.into()))]);
         let splice = made(&*method, &model, request('a', "no"));
@@ -226,7 +228,7 @@ fn several_requests_of_one_call_see_each_other() {
     let changes = grace(&[]).edit(&model, &[request('a', "no"), request('b', "yo")]).expect("edits");
     let [Change::Splice(splice)] = &changes[..] else { panic!("{changes:?}") };
     let marks = splice.tables[2].value.as_i64().expect("integers");
-    assert_eq!((marks.len(), marks[5], marks[6]), (8, marks[0], 1));
+    assert_eq!((marks.len(), marks[6], marks[7], marks[4]), (10, marks[0], 1, 3));
     let ran = model.ran.lock().expect("no panic");
     assert_eq!(ran.iter().map(|r| r.under.len()).collect::<Vec<_>>(), [0, 1]);
 }
