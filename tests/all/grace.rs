@@ -1,8 +1,8 @@
 //! GRACE through the host: its graph against the rules of its codebook, a rollback in the middle against never having
-//! made the edit, and edits that meet in one codebook.
+//! made the edit, rows that see patches of their own, and edits that meet in one codebook.
 
 use engraft::base::Cancel;
-use engraft::model::{Continuation, Model, Proposal};
+use engraft::model::{Active, Continuation, Model, Proposal, View};
 use engraft::plugins::{Access, Method};
 use engraft_plugin_api::{BlockSite, Change, EditRequest, RunRequest, Site, Splice, Tap, Tensor};
 use engraft_tests::{a_request, atlas, library, method, open, requests};
@@ -203,13 +203,24 @@ fn an_edit_in_the_middle_is_rolled_back_as_if_it_had_never_been_made() {
         assert_eq!(splice_of(&changes).tables[0].value.shape()[0], 1);
         made.push((commit(&model, request, changes.clone()), request, changes));
     }
-    let programs = scores(&model);
-    assert!(programs.iter().zip(&plain).all(|(now, before)| now != before), "every edit is seen");
+    let edited = scores(&model);
+    assert!(edited.iter().zip(&plain).all(|(now, before)| now != before), "every edit is seen");
+    // Rows of one batch: every other one does not see the patch.
+    let others: Vec<_> = made.iter().enumerate().filter(|(i, _)| *i != 3).map(|(_, m)| m.0.clone()).collect();
+    let of = |row: usize| if row % 2 == 1 { Active::Only(others.clone()) } else { Active::All };
+    let view = View { active: (0..all.len()).map(of).collect() };
+    let mixed = model.score_seeing(&continuations, &view, None).expect("scores");
+    let mixed: Vec<Vec<u32>> = mixed.iter().map(|s| s.log_probs.iter().map(|p| p.to_bits()).collect()).collect();
     model.rollback(&made[3].0).expect("rolls back");
+    let without = scores(&model);
+    assert_ne!(without[3], edited[3]);
+    for (row, seen) in mixed.iter().enumerate() {
+        assert_eq!(*seen, if row % 2 == 1 { &without } else { &edited }[row], "row {row}");
+    }
     for (i, (_, request, changes)) in made.iter().enumerate().filter(|(i, _)| *i != 3) {
         assert_eq!(commit(&other, request, changes.clone()), made[i].0);
     }
-    assert_eq!((scores(&model), model.state_hash()), (scores(&other), other.state_hash()));
+    assert_eq!((without, model.state_hash()), (scores(&other), other.state_hash()));
     for (i, (id, ..)) in made.iter().enumerate().filter(|(i, _)| *i != 3) {
         model.rollback(id).unwrap_or_else(|e| panic!("the patch {i}: {e:?}"));
     }
