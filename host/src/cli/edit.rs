@@ -72,6 +72,8 @@ struct Report {
     after: Said,
     /// Where the patch was written.
     saved: Option<String>,
+    /// What the patch changes.
+    changes: Vec<String>,
     /// What the method said.
     notes: Vec<String>,
     /// What an export would lose of each delta, where the weight is kept in fewer bits than float32.
@@ -145,22 +147,29 @@ impl EditOne {
         })?;
         let seconds = began.elapsed().as_secs_f64();
         let after = self.listen(&model, &prompt, &cancel)?;
-        if let (Some(path), Some((_, patch))) = (&self.save, model.patches().last()) {
+        let patches = model.patches();
+        let patch = patches.iter().find(|(committed, _)| *committed == id).map(|(_, patch)| patch);
+        if let (Some(path), Some(patch)) = (&self.save, patch) {
             patch.save(path)?;
         }
+        let changes = patch.map(|patch| patch.contents()).unwrap_or_default();
         let rounding = model.rounding(&id);
         if self.json {
             let target = self.target.clone();
             let saved = self.save.as_deref().map(shown);
             let notes = voice.said.lock().unwrap_or_else(PoisonError::into_inner).clone();
             let patch = id.to_string();
-            return out::json(&Report { patch, prompt, target, seconds, before, after, saved, notes, rounding });
+            let report = Report { patch, prompt, target, seconds, before, after, saved, changes, notes, rounding };
+            return out::json(&report);
         }
         for (when, said) in [("before", before), ("after", after)] {
             out::line(format_args!(
                 "{when:<7} p(\"{}\") = {:.4}  {prompt}{}",
                 self.target, said.target_probability, said.text
             ))?;
+        }
+        for change in &changes {
+            out::line(format_args!("changed: {change}"))?;
         }
         for lost in &rounding {
             out::line(format_args!("in an export, {lost}"))?;

@@ -6,6 +6,7 @@
 //! statistics of a site over a corpus.
 
 mod arrange;
+mod bake;
 pub mod codes;
 mod moments;
 mod names;
@@ -15,12 +16,13 @@ mod splice;
 mod types;
 mod values;
 
+pub(crate) use bake::bake;
 pub use moments::{Moment, SecondMoments, documents};
 pub(crate) use names::{Name, SplicePart};
 pub use rig::{Branch, Rig, Rigged};
 pub(crate) use rig::{pokable, site_width};
+pub(crate) use slots::SlotPart;
 pub use slots::{SlotBranch, check_place, check_slot_branch};
-pub(crate) use slots::{SlotPart, bake_slots};
 pub use splice::Graft;
 pub(crate) use types::cast;
 pub use values::Values;

@@ -6,7 +6,6 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 
 use engraft_plugin_api::{Activation, BlockSite, Role, Site, WeightRef};
 
-use super::arrange::arrange;
 use super::codes;
 use super::names::Name;
 use super::types::{Types, cast};
@@ -104,6 +103,26 @@ impl Prepared {
         self.put(patch, anatomy, types, &Tensors { parts, rows })
     }
 
+    /// Adds the branch with tensors of its own, those of [`SlotPart::all`], for all rows; returns them.
+    pub(super) fn bake(
+        &self,
+        patch: &mut Patch<'_>,
+        anatomy: &Anatomy,
+        types: &Types,
+        values: &[Vec<f32>],
+    ) -> Result<Vec<Initializer>> {
+        let (mut parts, mut made) = (Vec::new(), Vec::new());
+        let n = values.get(1).map_or(0, Vec::len);
+        for (&part, values) in SlotPart::all(self.branch.2).iter().zip(values) {
+            let name = patch.fresh(&Name::Slot(self.branch, part).to_string());
+            let initializer = Initializer::f32(&name, &part.shape(anatomy.d_model, n), values);
+            made.push(initializer.clone());
+            parts.push(patch.constant(initializer));
+        }
+        self.put(patch, anatomy, types, &Tensors { parts, rows: None })?;
+        Ok(made)
+    }
+
     /// `y + (act(x · keys + bias) ⊙ rows) · values`; gated: `act(x · gate keys + gate bias) ⊙ (x · keys + bias)` within
     /// the brackets. In float32, rounded once where `y` is narrower.
     fn put(&self, patch: &mut Patch<'_>, anatomy: &Anatomy, types: &Types, tensors: &Tensors) -> Result<()> {
@@ -176,41 +195,6 @@ pub fn check_place(anatomy: &Anatomy, layer: usize) -> Result<()> {
 /// `slots-place`; `slots-activation` if the model's own activation function is asked for and cannot be copied.
 pub fn check_slot_branch(graph: &Graph, anatomy: &Anatomy, branch: SlotBranch) -> Result<()> {
     Prepared::of(graph, anatomy, branch).map(drop)
-}
-
-/// The graph with slots as nodes and initializers of its own, and those initializers. Values are those of [`SlotPart::all`].
-///
-/// # Errors
-/// As [`check_slot_branch`].
-pub(crate) fn bake_slots(
-    graph: &Graph,
-    anatomy: &Anatomy,
-    slots: impl IntoIterator<Item = (SlotBranch, Vec<Vec<f32>>)>,
-) -> Result<(Graph, Vec<Initializer>)> {
-    let slots: Vec<_> = slots.into_iter().collect();
-    if slots.is_empty() {
-        return Ok((graph.clone(), Vec::new()));
-    }
-    let prepared = slots.iter().map(|(branch, _)| Prepared::of(graph, anatomy, *branch));
-    let prepared = prepared.collect::<Result<Vec<_>>>()?;
-    let touched: Vec<_> = slots.iter().map(|(branch, _)| touched(*branch)).collect();
-    let arranged = arrange(graph, anatomy, touched.iter().map(|t| t.0), touched.iter().map(|t| t.1))?;
-    let (graph, anatomy) = arranged.unwrap_or_else(|| (graph.clone(), anatomy.clone()));
-    let types = Types::of(&graph)?;
-    let mut patch = Patch::new(&graph);
-    let mut made = Vec::new();
-    for (prepared, (branch, values)) in prepared.iter().zip(&slots) {
-        let mut parts = Vec::new();
-        let n = values.get(1).map_or(0, Vec::len);
-        for (&part, values) in SlotPart::all(branch.2).iter().zip(values) {
-            let name = patch.fresh(&Name::Slot(*branch, part).to_string());
-            let initializer = Initializer::f32(&name, &part.shape(anatomy.d_model, n), values);
-            made.push(initializer.clone());
-            parts.push(patch.constant(initializer));
-        }
-        prepared.put(&mut patch, &anatomy, &types, &Tensors { parts, rows: None })?;
-    }
-    Ok((patch.apply()?, made))
 }
 
 /// Operators whose result at an index depends on their operands at that index alone.

@@ -63,8 +63,6 @@ codes! {
         plugin was built for a newer one.";
     Model EXPORT_INTERCEPT "export-intercept" "An active patch has a method called in the middle of forward passes, \
         which a plain ONNX model cannot hold. Nothing was written. Roll the patch back before the export.";
-    Model EXPORT_SPLICE "export-splice" "An active patch has a splice, which is not written into exported models. Nothing \
-        was written. Roll the patch back before the export.";
     Model EXPORT_TARGET "export-target" "A model cannot be exported to the place asked for: it is the base model's own \
         folder. Name a folder of its own.";
 }

@@ -2,28 +2,29 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use engraft_plugin_api::WeightRef;
 
 use super::intercept::intercepts;
 use super::open::Model;
-use super::splice::splices;
 use super::{codes, feed, narrow};
 use crate::anatomy::WeightEdge;
 use crate::base::{Error, Result};
 use crate::graph::{Graph, Initializer, Patch, export_with};
-use crate::hooks::bake_slots;
+use crate::hooks::{Graft, bake};
 use crate::weights::{Overlay, Rounding};
 
 impl Model {
     /// Writes the model with its active patches baked in to a new folder, whole or not at all. Tensors that more than
     /// one node reads are un-shared first, so that only the edited use changes. The base model's files are not
-    /// touched. Slots become nodes and initializers beside their MLPs, computed in float32; opened
-    /// again, such an MLP is absent from the anatomy, which does not read sums of linear maps. A weight and its sum are added in float32 and rounded once to the type that the file keeps it in; what
+    /// touched. Slots become nodes and initializers beside their MLPs, splices between their
+    /// sites and their readers, computed in float32; opened again, what lies around them may be absent from the anatomy,
+    /// which reads plain decoders, and a model whose splices read positions or the mask may not be read at all. A weight and its sum are added in float32 and rounded once to the type that the file keeps it in; what
     /// that takes from the sum is returned, for each weight in fewer bits than float32.
     ///
     /// # Errors
-    /// `export-target`, `export-exists`, `export-intercept`, `export-splice`, `file-write` or `disk-full`; `edit-no-effect` if rounding leaves nothing of
+    /// `export-target`, `export-exists`, `export-intercept`, `splice-plain`, `file-write` or `disk-full`; `edit-no-effect` if rounding leaves nothing of
     /// all that was edited.
     pub fn export(&self, target: &Path) -> Result<Vec<Rounding>> {
         let own = self.folder().canonicalize().ok();
@@ -36,10 +37,6 @@ impl Model {
             let text = format!("the patch {id} has `{}` called in the middle of passes", patch.method);
             return Err(Error::new(&codes::EXPORT_INTERCEPT, text).help("roll it back before the export"));
         }
-        if let Some((id, patch)) = state.patches.iter().find(|(_, patch)| splices(&patch.changes).next().is_some()) {
-            let text = format!("the patch {id} of `{}` has a splice", patch.method);
-            return Err(Error::new(&codes::EXPORT_SPLICE, text).help("roll it back before the export"));
-        }
         let rounding = self.rounding_in(&state.overlay)?;
         let edited = feed::branches(&state.overlay).into_iter().map(|(weight, _)| weight).collect::<BTreeSet<_>>();
         let lost = |r: &Rounding| r.changed == 0 && r.loss > 0.0;
@@ -47,6 +44,7 @@ impl Model {
             && !rounding.is_empty()
             && rounding.iter().all(lost)
             && state.overlay.slots.is_empty()
+            && state.overlay.splices.is_empty()
         {
             let text = format!("the export would be the unedited model: {}", rounding[0]);
             return Err(Error::new(&codes::NO_EFFECT, text)
@@ -60,10 +58,17 @@ impl Model {
         Ok(rounding)
     }
 
-    /// The graph with slots in it and edited uses un-shared, and the tensors that are new.
+    /// The graph with slots and splices in it and edited uses un-shared, and the tensors that are new.
     fn baked(&self, overlay: &Overlay, weights: BTreeSet<WeightRef>) -> Result<(Graph, Vec<Initializer>)> {
         let slots = overlay.slots.iter().map(|(branch, neurons)| (*branch, feed::slot_tensors(neurons, *branch)));
-        let (graph, mut replaced) = bake_slots(self.graph(), self.anatomy(), slots)?;
+        let slots: Vec<_> = slots.collect();
+        let tables = |graft: Arc<Graft>| {
+            let folded = overlay.splices.values().find(|folded| folded.first.joins(graft.splice()));
+            let tables = folded.iter().flat_map(|folded| &folded.tables).map(|table| Ok(table.tensor()?));
+            Ok((graft, tables.collect::<Result<_>>()?))
+        };
+        let splices = self.grafts(overlay)?.into_iter().map(tables).collect::<Result<Vec<_>>>()?;
+        let (graph, mut replaced) = bake(self.graph(), self.anatomy(), &slots, &splices)?;
         let mut patch = Patch::new(&graph);
         let mut edited: Vec<(WeightEdge, String, Vec<f32>)> = Vec::new();
         for weight in weights {

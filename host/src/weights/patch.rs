@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use engraft_plugin_api::{Change, Data, Delta, EditRequest, Params, Splice, Tensor};
+use engraft_plugin_api::{Change, Data, Delta, EditRequest, Increment, Params, Site, Splice, Tensor};
 use serde::{Deserialize, Serialize};
 
 use super::codes;
@@ -50,6 +50,11 @@ pub struct Patch {
 }
 
 impl Patch {
+    /// What it changes, in words, one phrase for each change.
+    pub fn contents(&self) -> Vec<String> {
+        self.changes.iter().map(words).collect()
+    }
+
     /// The name, from the content.
     pub fn id(&self) -> PatchId {
         let mut hasher = Hasher::new();
@@ -97,6 +102,30 @@ impl Patch {
             }
         }
         PatchId(hasher.finish().to_string()[..16].to_owned())
+    }
+}
+
+fn words(change: &Change) -> String {
+    let extents = |tensor: &Tensor| tensor.shape().iter().map(ToString::to_string).collect::<Vec<_>>().join(" x ");
+    let sites = |sites: &[Site]| sites.iter().map(|site| format!("`{site}`")).collect::<Vec<_>>().join(", ");
+    match change {
+        Change::Weight { weight, delta: Delta::LowRank { right, .. } } => {
+            format!("a delta of rank {} to `{weight}`", right.shape().first().copied().unwrap_or(0))
+        }
+        Change::Weight { weight, delta: Delta::Dense(_) } => format!("a dense delta to `{weight}`"),
+        Change::Weight { weight, delta: Delta::Rows { rows, .. } } => format!("{} rows of `{weight}`", rows.len()),
+        Change::Slots(slots) => format!("{} slots beside the MLP of block {}", slots.count(), slots.layer),
+        Change::Splice(splice) => {
+            let table = |table: &Increment| format!("`{}` {}", table.name, extents(&table.value));
+            let tables: Vec<String> = splice.tables.iter().map(table).collect();
+            let tables = if tables.is_empty() { String::new() } else { format!(" with {}", tables.join(", ")) };
+            format!("a splice at `{}`, order {}{tables}", splice.writes, splice.order)
+        }
+        Change::Intercept { sites: at, .. } => format!("an interception at {}", sites(at)),
+        Change::Route => "routing".to_owned(),
+        Change::State(bytes) => format!("a state of {} bytes", bytes.len()),
+        Change::Statistic(part) => format!("a part of the statistic `{}`, {}", part.name, extents(&part.value)),
+        _ => "a change of a kind that is not known".to_owned(),
     }
 }
 

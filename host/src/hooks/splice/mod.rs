@@ -3,9 +3,11 @@
 //! A [`Graft`] is such a graph once it is read and checked against a model, without the values of its tables: it is a
 //! part of a program's structure. What it reads of the model is cast to float32, what it makes is taken for rows whose
 //! gate is open, and rounded once where the edge is narrower. The padding keeps its values: a number that is none would
-//! spread from there through attention. `check` says what is refused.
+//! spread from there through attention. `check` says what is refused,
+//! `plain` derives what a plain model lacks.
 
 mod check;
+mod plain;
 
 use std::cmp::Ordering;
 use std::collections::HashMap;
@@ -19,6 +21,8 @@ use super::types::{Types, cast};
 use crate::anatomy::Anatomy;
 use crate::base::{Hash, Result};
 use crate::graph::{Attr, DType, Dim, Graph, Patch};
+
+pub(super) use plain::Plain;
 
 /// A splice that can be attached to a model's graph.
 #[derive(Clone, Debug)]
@@ -90,11 +94,7 @@ impl Graft {
         let mut feeds = HashMap::new();
         for (name, fed) in &self.inputs {
             let edge = match *fed {
-                Fed::Site(site) => {
-                    let found = anatomy.site(site)?;
-                    let now = patch.current(found);
-                    cast(patch, &now, types.edge(found), DType::F32)?
-                }
+                Fed::Site(site) => Self::read(patch, anatomy, types, site)?,
                 Fed::Positions => shared.positions(patch)?,
                 Fed::Mask => shared.input(patch, Name::Mask, DType::F32, true)?,
                 Fed::PromptEnd => shared.input(patch, Name::PromptEnd, DType::I64, false)?,
@@ -110,15 +110,44 @@ impl Graft {
             };
             feeds.insert(name.clone(), edge);
         }
-        let new = patch.graft(&self.graph, &feeds)?.remove(0);
+        let rows = patch.op("Cast", &[&gate], &[("to", Attr::Int(i64::from(DType::BOOL.0)))])?;
+        let shape = patch.i64(&[2], &[-1, 1]);
+        let rows = patch.op("Reshape", &[&rows, &shape], &[])?;
+        let (positions, none) = (shared.positions(patch)?, patch.i64(&[1], &[-1]));
+        let tokens = patch.op("Greater", &[&positions, &none], &[])?;
+        let open = patch.op("And", &[&rows, &tokens], &[])?;
+        self.put(patch, anatomy, types, &feeds, Some(&open))
+    }
+
+    /// Puts the graph in, with edges for its inputs; what it makes is taken where `open`, `[rows, columns]`, is true.
+    fn put(
+        &self,
+        patch: &mut Patch<'_>,
+        anatomy: &Anatomy,
+        types: &Types,
+        feeds: &HashMap<String, String>,
+        open: Option<&str>,
+    ) -> Result<()> {
+        let new = patch.graft(&self.graph, feeds)?.remove(0);
         let edge = anatomy.site(self.splice.writes)?;
         let (now, dtype) = (patch.current(edge), types.edge(edge));
-        let new = cast(patch, &new, DType::F32, dtype)?;
-        let rank = 2 + site_width(anatomy, self.splice.writes).len();
-        let open = shared.open(patch, &gate, rank)?;
-        // In the type of the edge: runtimes that compute float16 in float32 would round what is cast by name.
-        let out = patch.op("Where", &[&open, &new, &now], &[])?;
-        patch.shunt(edge, &out)
+        let mut new = cast(patch, &new, DType::F32, dtype)?;
+        if let Some(open) = open {
+            let rank = 2 + site_width(anatomy, self.splice.writes).len();
+            let shape: Vec<i64> = (0..rank).map(|axis| i64::from(axis >= 2)).collect();
+            let shape = patch.i64(&[rank], &shape);
+            let open = patch.op("Reshape", &[open, &shape], &[])?;
+            // In the type of the edge: runtimes that compute float16 in float32 would round what is cast by name.
+            new = patch.op("Where", &[&open, &new, &now], &[])?;
+        }
+        patch.shunt(edge, &new)
+    }
+
+    /// A site that it reads, in float32, as its readers see it.
+    fn read(patch: &mut Patch<'_>, anatomy: &Anatomy, types: &Types, site: Site) -> Result<String> {
+        let found = anatomy.site(site)?;
+        let now = patch.current(found);
+        cast(patch, &now, types.edge(found), DType::F32)
     }
 
     /// The extents of a table in the program, under names of this splice alone.
@@ -198,19 +227,6 @@ impl Shared {
         }
         let dims = [&self.rows, &self.columns].into_iter().take(if columns { 2 } else { 1 }).cloned().collect();
         patch.input(&name, dtype, dims)
-    }
-
-    /// True at the tokens of rows whose gate is open, `[rows, columns, 1, ...]`.
-    fn open(&self, patch: &mut Patch<'_>, gate: &str, rank: usize) -> Result<String> {
-        let rows = patch.op("Cast", &[gate], &[("to", Attr::Int(i64::from(DType::BOOL.0)))])?;
-        let shape = patch.i64(&[2], &[-1, 1]);
-        let rows = patch.op("Reshape", &[&rows, &shape], &[])?;
-        let (positions, none) = (self.positions(patch)?, patch.i64(&[1], &[-1]));
-        let tokens = patch.op("Greater", &[&positions, &none], &[])?;
-        let open = patch.op("And", &[&rows, &tokens], &[])?;
-        let shape: Vec<i64> = (0..rank).map(|axis| i64::from(axis >= 2)).collect();
-        let shape = patch.i64(&[rank], &shape);
-        patch.op("Reshape", &[&open, &shape], &[])
     }
 }
 

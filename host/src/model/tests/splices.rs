@@ -1,21 +1,23 @@
 //! Splices: graphs of methods between a site and its readers, at sites of every shape, folded over patches, taken out
 //! to the bit, differentiated, over cached keys and values, and refused where something is wrong with them.
 
+use std::collections::BTreeMap;
+
 use engraft_plugin_api::change::splice::{MASK, POSITIONS, PROMPT_END, gate_of};
 use engraft_plugin_api::{
-    BlockSite, Change, Fold, GenerateRequest, GradientRequest, Increment, ModelAccess, ParamValue, Params, Place, Poke,
-    RunRequest, Site, Splice, Tap, Tensor, Term, Wrt,
+    Activation, BlockSite, Change, Fold, GenerateRequest, GradientRequest, Increment, ModelAccess, ParamValue, Params,
+    Place, Poke, RunRequest, Site, Slots, Splice, Tap, Tensor, Term, Wrt,
 };
 
 use super::case::far;
 use crate::base::Cancel;
 use crate::graph::testing::rows as zoo_rows;
 use crate::graph::{Attr, DType, Dim, Graph, Patch as Drawing};
-use crate::hooks::{Name, Rig, SplicePart, site_width};
+use crate::hooks::{Name, Rig, SplicePart, Values, site_width};
 use crate::model::visible::Visible;
 use crate::model::{Model, OpenOptions, Proposal};
 use crate::plugins::Access;
-use crate::runtime::{self, Value};
+use crate::runtime::{self, Program, ProgramOptions, Value};
 use crate::weights::{Patch, PatchId};
 
 /// Exports whose edges have the axes of their sites, others, a cache, and float16; operator sets 14 to 23.
@@ -362,6 +364,8 @@ fn a_journal_and_a_file_bring_splices_back() {
         let (width, key) = (model.anatomy().d_model, queries(&model, SITE).remove(0));
         let splice = codebook(&model, SITE, &[(key, wave(width, 0.4), 1.0)]);
         let id = model.commit(proposal(vec![Change::Splice(splice)])).unwrap();
+        let words = format!("a splice at `{SITE}`, order 0 with `keys` 1 x {width}, `values` 1 x {width}, `radii` 1");
+        assert_eq!(model.patches()[0].1.contents(), [words]);
         model.patches()[0].1.save(&folder.path().join("patch")).unwrap();
         (id, logits(&model, Vec::new()), model.state_hash())
     };
@@ -414,13 +418,127 @@ fn a_method_is_told_its_own_patches_and_the_folds_of_their_parts() {
     assert_eq!(access("a").patches().unwrap().len(), 2);
 }
 
+/// Adds what depends on positions, on the mask, on the gates and on two tables.
+fn telling(model: &Model, site: Site, entries: usize, seed: f32) -> Splice {
+    let width = model.anatomy().d_model;
+    let graph = drawn(13, |d| {
+        let x = d.input(&site.to_string(), DType::F32, dims(&["b", "t"], &[width])).unwrap();
+        let positions = d.input(POSITIONS, DType::I64, dims(&["b", "t"], &[])).unwrap();
+        let mask = d.input(MASK, DType::F32, dims(&["b", "t"], &[])).unwrap();
+        let gate = d.input("gate", DType::F32, dims(&["b"], &[])).unwrap();
+        let v = d.input("v", DType::F32, dims(&[], &[width])).unwrap();
+        let rows = d.input("rows", DType::F32, dims(&["n"], &[width])).unwrap();
+        let seen = d.input(&gate_of("rows"), DType::F32, dims(&["b", "n"], &[])).unwrap();
+        let [one, two] = [1, 2].map(|axis| d.i64(&[1], &[axis]));
+        let at = d.op("Cast", &[&positions], &[("to", Attr::Int(1))]).unwrap();
+        let at = d.op("Mul", &[&at, &mask], &[]).unwrap();
+        let at = d.op("Unsqueeze", &[&at, &two], &[]).unwrap();
+        let along = d.op("Mul", &[&at, &v], &[]).unwrap();
+        let sum = d.op("MatMul", &[&seen, &rows], &[]).unwrap();
+        let gate = d.op("Unsqueeze", &[&gate, &one], &[]).unwrap();
+        let sum = d.op("Mul", &[&sum, &gate], &[]).unwrap();
+        let sum = d.op("Unsqueeze", &[&sum, &one], &[]).unwrap();
+        let added = d.op("Add", &[&along, &sum], &[]).unwrap();
+        d.op("Add", &[&x, &added], &[]).unwrap()
+    });
+    let tables = vec![
+        table("v", Fold::Sum, &[width], wave(width, seed)),
+        table("rows", Fold::Stack, &[entries, width], wave(entries * width, seed + 0.5)),
+    ];
+    Splice { graph, reads: vec![site], writes: site, tables, whole_rows: false, order: 0 }
+}
+
+#[test]
+fn an_export_holds_splices_as_plain_nodes() {
+    let names = [
+        "gpt2-dynamo-mask",
+        "gpt2-dynamo-nomask",
+        "gpt2-torchscript-opset14",
+        "llama-dynamo-cache",
+        "llama-torchscript-cache",
+        "opt-dynamo",
+        "gpt2-dynamo-f16",
+    ];
+    for name in names {
+        let model = open(name);
+        let folder = tempfile::tempdir().unwrap();
+        let site = Site::Block(1, BlockSite::MlpProj);
+        let width = model.anatomy().d_model;
+        let keys = Tensor::f32([width, 3], wave(3 * width, 0.8)).unwrap();
+        let slots = Change::Slots(Slots {
+            layer: 1,
+            keys,
+            bias: Tensor::zeros([3]),
+            values: Tensor::f32([3, width], wave(3 * width, 1.2)).unwrap(),
+            gate: None,
+            activation: Activation::Relu,
+        });
+        // Slots come first, and the square of what they leave last.
+        let squared = mapped_at(&model, site, 4, |d, x| d.op("Mul", &[x, x], &[]).unwrap());
+        model.commit(proposal(vec![Change::Splice(squared)])).unwrap();
+        model.commit(proposal(vec![Change::Splice(telling(&model, site, 2, 0.3)), slots])).unwrap();
+        model.commit(proposal(vec![Change::Splice(telling(&model, site, 1, 1.3))])).unwrap();
+        let target = folder.path().join("out");
+        model.export(&target).unwrap_or_else(|e| panic!("{name}: {e:?}"));
+        // As any program runs it: in one pass, and over cached keys and values with the last column alone.
+        let path = Graph::find(&target).unwrap();
+        let bytes = std::fs::read(&path).unwrap();
+        let options = ProgramOptions::default();
+        let program = Program::compile(&runtime::for_tests(), &bytes, &target, &options).unwrap();
+        let names: Vec<String> = program.outputs().iter().map(|port| port.name.clone()).collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        let logits_name = model.anatomy().site(Site::Logits).unwrap();
+        let run = |values: &Values| {
+            let feeds = values.feeds(program.inputs().iter().map(|port| port.name.as_str()));
+            let outputs = program.run(&feeds, &names).unwrap();
+            names.iter().map(|name| name.to_string()).zip(outputs).collect::<BTreeMap<_, _>>()
+        };
+        let close = 1e-5_f32.max(4.0 * model.roundoff());
+        let rows = some_rows();
+        let all = run(&model.batch(&rows).unwrap())[logits_name].to_tensor().unwrap().into_f32().unwrap();
+        let vocab = model.anatomy().vocab;
+        let tokens = (0..3).flat_map(|row| (0..rows[row].len()).map(move |pos| (5 * row + pos) * vocab));
+        let found: Vec<f32> = tokens.flat_map(|at| all[at..at + vocab].to_vec()).collect();
+        let found = far(&found, &logits(&model, Vec::new()));
+        assert!(found <= close, "{name}: {found}");
+        let ports = &model.anatomy().inputs.cache;
+        if !ports.is_empty() {
+            let [whole, head] = [5, 4].map(|n| vec![rows[0][..n].to_vec(), rows[2][..n].to_vec()]);
+            let kept = run(&model.batch(&head).unwrap());
+            let last: Vec<Vec<u32>> = whole.iter().map(|row| row[4..].to_vec()).collect();
+            let mut values = model.batch(&last).unwrap();
+            let inputs = &model.anatomy().inputs;
+            inputs.mask.iter().for_each(|mask| values.set(mask, Value::i64(&[2, 5], vec![1; 10]).unwrap()));
+            inputs.positions.iter().for_each(|at| values.set(at, Value::i64(&[2, 1], vec![4; 2]).unwrap()));
+            ports.iter().for_each(|port| values.set(&port.past, kept[&port.present].clone()));
+            let found = run(&values)[logits_name].to_tensor().unwrap().into_f32().unwrap();
+            let places = (0..2).map(|row| Place { row, pos: 4 }).collect();
+            let wanted = RunRequest { rows: whole, logits: places, ..RunRequest::default() };
+            let found = far(&found, model.run(&wanted).unwrap().logits.as_f32().unwrap());
+            assert!(found <= close, "{name}, the last column alone: {found}");
+        }
+        // In the residual stream, and whole rows over a cache.
+        let model = open(name);
+        let whole_rows = Splice { whole_rows: true, ..telling(&model, SITE, 1, 0.3) };
+        let id = model.commit(proposal(vec![Change::Splice(whole_rows)])).unwrap();
+        let cached = !model.anatomy().inputs.cache.is_empty();
+        let out = model.export(&folder.path().join("whole"));
+        assert_eq!(out.err().map(|e| e.code().id), cached.then_some("splice-plain"), "{name}");
+        model.rollback(&id).unwrap();
+    }
+}
+
 /// A splice of one elementwise function of the site, of an order.
 fn mapped(model: &Model, order: i32, map: impl Fn(&mut Drawing<'_>, &str) -> String) -> Splice {
+    mapped_at(model, SITE, order, map)
+}
+
+fn mapped_at(model: &Model, site: Site, order: i32, map: impl Fn(&mut Drawing<'_>, &str) -> String) -> Splice {
     let graph = drawn(17, |d| {
-        let x = d.input(&SITE.to_string(), DType::F32, dims(&["b", "t"], &[model.anatomy().d_model])).unwrap();
+        let x = d.input(&site.to_string(), DType::F32, dims(&["b", "t"], &[model.anatomy().d_model])).unwrap();
         map(d, &x)
     });
-    Splice { graph, reads: vec![SITE], writes: SITE, tables: vec![], whole_rows: false, order }
+    Splice { graph, reads: vec![site], writes: site, tables: vec![], whole_rows: false, order }
 }
 
 fn scaled(model: &Model, order: i32, times: f32) -> Splice {
@@ -573,8 +691,11 @@ fn defects_are_named_and_change_nothing() {
         let error = model.commit(proposal(vec![Change::Splice(other)])).unwrap_err();
         assert_eq!(error.code().id, "statistic-part", "{error:?}");
         assert!(error.message().contains(&committed.to_string()), "{error}");
+        // What a plain model is not told.
         let folder = tempfile::tempdir().unwrap();
-        assert_eq!(model.export(&folder.path().join("out")).unwrap_err().code().id, "export-splice");
+        let error = model.export(&folder.path().join("out")).unwrap_err();
+        assert_eq!(error.code().id, "splice-plain", "{error:?}");
+        assert!(error.message().contains("the end of the prompt"), "{error}");
         assert_eq!((logits(&model, Vec::new()), model.state_hash(), model.patches().len()), (state.0, state.1, 1));
         model.rollback(&committed).unwrap();
         assert_eq!(logits(&model, Vec::new()), base, "{name}");
