@@ -214,7 +214,11 @@ fn any_entry_of_a_codebook_is_taken_out_to_the_bit() {
         let commit = |model: &Model, i: usize| {
             model.commit(proposal(vec![Change::Splice(codebook(model, SITE, &[entry(i)]))])).unwrap()
         };
-        let ids: Vec<PatchId> = (0..3).map(|i| commit(&model, i)).collect();
+        let mut ids: Vec<PatchId> = vec![commit(&model, 0)];
+        // Another entry is the same programs.
+        let compiled = model.compiled();
+        ids.extend([1, 2].map(|i| commit(&model, i)));
+        assert_eq!(model.compiled(), compiled, "{name}");
         let taps = vec![Tap { site: SITE, places: Some((0..3).map(|row| Place { row, pos: ENDS[row] }).collect()) }];
         let reply = model.run(&RunRequest { taps, ..request(Vec::new()) }).unwrap();
         let found = reply.taps[0].as_f32().unwrap();
