@@ -6,7 +6,7 @@
 
 use anyhow::{Context, Result};
 use engraft::base::Cancel;
-use engraft::model::{Model, OpenOptions, Proposal};
+use engraft::model::{Model, OpenOptions};
 use engraft::plugins::{Access, Registry, SearchPath};
 use engraft::runtime::{Runtime, RuntimeSettings, silent};
 use engraft_plugin_api::{EditRequest, GenerateRequest, Target};
@@ -32,13 +32,7 @@ fn main() -> Result<()> {
     println!("before: {}", say(&model, &request)?);
     let access = Access::new(&model, Cancel::new(), 1).of(&rome.descriptor().name);
     let changes = method.edit(&access, std::slice::from_ref(&request))?;
-    let patch = model.commit(Proposal {
-        method: rome.descriptor().name.clone(),
-        version: rome.descriptor().version.clone(),
-        params: method.params().clone(),
-        requests: vec![request.clone()],
-        changes,
-    })?;
+    let patch = model.commit(method.proposal(vec![request.clone()], changes))?;
     println!("after:  {} (patch {patch})", say(&model, &request)?);
     model.rollback(&patch)?;
     println!("undone: {}", say(&model, &request)?);

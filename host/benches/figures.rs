@@ -239,7 +239,14 @@ fn forward(runtime: &Runtime, large: &Path) -> Outcome<()> {
     let patched = Model::open(large, runtime, &OpenOptions::default())?;
     let (method, version) = ("bench".to_owned(), "1".to_owned());
     let changes = rank_one(&patched)?;
-    patched.commit(Proposal { method, version, params: Params::default(), requests: Vec::new(), changes })?;
+    patched.commit(Proposal {
+        method,
+        version,
+        params: Params::default(),
+        artefact: None,
+        requests: Vec::new(),
+        changes,
+    })?;
     let program = plain(runtime, large)?;
     let rows = rows(4, 35, model.anatomy().vocab);
     let feeds = feed(&program, &rows)?;
@@ -286,7 +293,7 @@ fn intercepted(runtime: &Runtime, folder: &Path, method: Arc<dyn Interceptor>) -
     let sites = vec![Site::Block(model.anatomy().layers / 2, BlockSite::ResidPost)];
     let (method, version) = ("bench".to_owned(), "1".to_owned());
     let changes = vec![Change::Intercept { sites, whole_rows: false }];
-    model.commit(Proposal { method, version, params, requests: Vec::new(), changes })?;
+    model.commit(Proposal { method, version, params, artefact: None, requests: Vec::new(), changes })?;
     Ok(model)
 }
 
@@ -367,7 +374,14 @@ fn slots(runtime: &Runtime, large: &Path) -> Outcome<()> {
         let with = Model::open(large, runtime, &OpenOptions::default())?;
         let (method, version) = ("bench".to_owned(), "1".to_owned());
         let changes = vec![neurons(&with, n)?];
-        with.commit(Proposal { method, version, params: Params::default(), requests: Vec::new(), changes })?;
+        with.commit(Proposal {
+            method,
+            version,
+            params: Params::default(),
+            artefact: None,
+            requests: Vec::new(),
+            changes,
+        })?;
         let mut times = vec![Vec::new(); 5];
         for _ in 0..25 {
             times[0].push(seconds(|| program.run(&feeds, &fetch).map(drop).map_err(Into::into))?);

@@ -20,7 +20,7 @@
 //! let (left, right) = (Tensor::f32([512, 1], vec![0.01; 512])?, Tensor::f32([1, 128], vec![0.5; 128])?);
 //! let change = Change::Weight { weight: WeightRef::Block(0, Role::MlpOut), delta: Delta::LowRank { left, right } };
 //! let (method, version, params) = ("by hand".into(), "1".into(), Params::default());
-//! let patch = model.commit(Proposal { method, version, params, requests: vec![], changes: vec![change] })?;
+//! let patch = model.commit(Proposal { method, version, params, artefact: None, requests: vec![], changes: vec![change] })?;
 //! model.rollback(&patch)?; // any active patch, not only the last; verified by hash
 //! assert_eq!(model.generate(&question)?, answer);
 //! # assert!(model.tokenizer()?.decode(&answer[0])?.starts_with(" Mosdril"));

@@ -22,7 +22,9 @@ fn splice_of(changes: &[Change]) -> Splice {
 fn commit(model: &Model, requests: &[EditRequest], changes: Vec<Change>) -> engraft::weights::PatchId {
     let params = engraft_plugin_api::Params::default();
     let (method, version) = ("grace".into(), "1".into());
-    model.commit(Proposal { method, version, params, requests: requests.to_vec(), changes }).expect("commits")
+    model
+        .commit(Proposal { method, version, params, artefact: None, requests: requests.to_vec(), changes })
+        .expect("commits")
 }
 
 /// Random numbers, the same everywhere.
@@ -259,7 +261,8 @@ fn edits_meet_in_one_codebook() {
     let changes = edit(&model, &other, &all[..1]);
     let params = engraft_plugin_api::Params::default();
     let (name, version) = ("grace".into(), "1".into());
-    let refused = model.commit(Proposal { method: name, version, params, requests: all[..1].to_vec(), changes });
+    let refused =
+        model.commit(Proposal { method: name, version, params, artefact: None, requests: all[..1].to_vec(), changes });
     assert_eq!(refused.expect_err("a conflict").code().id, "splice-conflict");
     // What the model says already is left alone.
     let careful = method(&library, "layer = 5\nn_iter = 60\nreplace = 'answer'");

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use engraft::base::{Cancel, Error};
 use engraft::laws::{self, Trial, logit_bits};
-use engraft::model::{Interceptor, Model, Proposal};
+use engraft::model::{Interceptor, Model};
 use engraft::plugins::{Access, Interception, Library, Method};
 use engraft_plugin_api::{
     ActivePatch, BlockSite, Change, InterceptCall, InterceptRow, Place, Poke, RouteQuery, RunRequest, Site, Tensor,
@@ -21,12 +21,9 @@ fn stress() -> Arc<Library> {
 
 /// What becomes of an edit and its commit.
 fn attempt(model: &Model, method: &Method) -> Result<(), Error> {
-    let descriptor = method.library().descriptor();
-    let access = Access::new(model, Cancel::new(), 0).of(&descriptor.name);
+    let access = Access::new(model, Cancel::new(), 0).of(&method.library().descriptor().name);
     let changes = method.edit(&access, &[a_request()])?;
-    let (name, version) = (descriptor.name.clone(), descriptor.version.clone());
-    let params = method.params().clone();
-    model.commit(Proposal { method: name, version, params, requests: vec![a_request()], changes }).map(drop)
+    model.commit(method.proposal(vec![a_request()], changes)).map(drop)
 }
 
 #[test]
@@ -155,13 +152,7 @@ fn a_plugin_that_fails_in_the_middle_of_a_pass_fails_that_request_alone() {
     let mut changes = good.edit(&access, &[a_request()]).unwrap();
     // Routes are not asked yet.
     changes.retain(|change| *change != Change::Route);
-    let proposal = || Proposal {
-        method: "stress".into(),
-        version: "1".into(),
-        params: good.params().clone(),
-        requests: vec![a_request()],
-        changes: changes.clone(),
-    };
+    let proposal = || good.proposal(vec![a_request()], changes.clone());
     let base = logits().unwrap();
     assert_eq!(model.commit(proposal()).unwrap_err().code().id, "intercept-method");
     Interception::attach(&good, &model);

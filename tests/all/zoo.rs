@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::time::Instant;
 
 use engraft::base::{Cancel, Error};
-use engraft::model::{Continuation, Model, Proposal};
+use engraft::model::{Continuation, Model};
 use engraft::plugins::Access;
 use engraft::runtime::{Program, ProgramOptions, Runtime, RuntimeSettings, Value, silent};
 use engraft_plugin_api::{
@@ -273,13 +273,7 @@ impl Case {
         };
         let (plain, before) = (self.logits(&self.model)?, score(&self.model)?);
         let changes = rome.edit(&Access::new(&self.model, Cancel::new(), 1), std::slice::from_ref(&request))?;
-        let patch = self.model.commit(Proposal {
-            method: "rome".to_owned(),
-            version: "0".to_owned(),
-            params: rome.params().clone(),
-            requests: vec![request],
-            changes,
-        })?;
+        let patch = self.model.commit(rome.proposal(vec![request], changes))?;
         let (edited, after) = (self.logits(&self.model)?, score(&self.model)?);
         self.expect(after > before + 1.0, || format!("the target's log-probability went from {before} to {after}"));
         self.expect(bits(&edited)? != bits(&plain)?, || "the edit changes no logit".to_owned());

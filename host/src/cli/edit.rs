@@ -11,8 +11,8 @@ use serde::Serialize;
 use super::out::Progress;
 use super::{ModelArgs, PluginPath, cancel_on_interrupt, out, shown, usage};
 use crate::base::{Cancel, Result, atomic};
-use crate::model::{Continuation, Model, Proposal};
-use crate::plugins::{Access, Deadlines, Interception, Listener, Method, params, watched};
+use crate::model::{Continuation, Model};
+use crate::plugins::{Access, ArtefactFile, Deadlines, Interception, Listener, Method, params, watched};
 use crate::weights::Rounding;
 
 /// Make one edit and show what the model says before and after. The model's files are not touched; `--save` keeps
@@ -36,6 +36,9 @@ pub(super) struct EditOne {
     /// A TOML file of parameters; `--param` goes before it.
     #[arg(long, value_name = "FILE")]
     preset: Option<PathBuf>,
+    /// What the method learnt before, as `engraft train` wrote it.
+    #[arg(long, value_name = "FILE")]
+    artefact: Option<PathBuf>,
     /// The prompt, with `{}` where the subject stands.
     #[arg(long)]
     prompt: String,
@@ -114,7 +117,8 @@ impl EditOne {
         self.check()?;
         let library = self.path.registry().load(&self.plugin, Path::new("."), None)?;
         let given = params::of_command_line(self.preset.as_deref(), &self.params)?;
-        let method = Arc::new(library.create(library.configure(&given)?)?);
+        let artefact = self.artefact.as_deref().map(ArtefactFile::load).transpose()?;
+        let method = Arc::new(library.create_with(library.configure(&given)?, artefact.as_ref())?);
         let request = EditRequest {
             id: "edit".into(),
             prompt: self.prompt.clone(),
@@ -129,22 +133,18 @@ impl EditOne {
         }
         let cancel = cancel_on_interrupt();
         let model = Arc::new(self.model.open()?);
+        if let Some(file) = &artefact {
+            file.check_base(&model.hash()?.to_string())?;
+        }
         let before = self.listen(&model, &prompt, &cancel)?;
-        let params = method.params().clone();
         Interception::attach(&method, &model);
         let voice = Arc::new(Voice { progress: Progress::new(), said: Mutex::default() });
         let began = Instant::now();
-        let changes = self.ask(method, &request, &model, &cancel, &voice);
+        let changes = self.ask(method.clone(), &request, &model, &cancel, &voice);
         voice.progress.clear();
         let changes = changes?;
         cancel.check()?;
-        let id = model.commit(Proposal {
-            method: library.descriptor().name.clone(),
-            version: library.descriptor().version.clone(),
-            params,
-            requests: vec![request],
-            changes,
-        })?;
+        let id = model.commit(method.proposal(vec![request], changes))?;
         let seconds = began.elapsed().as_secs_f64();
         let after = self.listen(&model, &prompt, &cancel)?;
         let patches = model.patches();

@@ -11,7 +11,7 @@ use super::settings::{MethodSettings, PluginRef, Settings};
 use super::workbench::{Described, Edit, Opened, Workbench};
 use crate::base::{Cancel, Error, Result, random};
 use crate::metrics::{Query, Scored, Scorer};
-use crate::model::{Continuation, Model, OpenOptions, Proposal};
+use crate::model::{Continuation, Model, OpenOptions};
 use crate::plugins::{Access, Interception, Library, Listener, Method, Registry, SearchPath};
 use crate::runtime::{Device, Notify, Runtime, RuntimeSettings, memory};
 use crate::weights::PatchId;
@@ -125,13 +125,7 @@ impl Workbench for ModelWorkbench {
         };
         let began = Instant::now();
         let changes = method.edit(&access, requests)?;
-        let patch = model.commit(Proposal {
-            method: descriptor.name.clone(),
-            version: descriptor.version.clone(),
-            params: method.params().clone(),
-            requests: requests.to_vec(),
-            changes,
-        })?;
+        let patch = model.commit(method.proposal(requests.to_vec(), changes))?;
         let seconds = began.elapsed().as_secs_f64();
         let mut notes = notes.said.into_inner().unwrap_or_else(|e| e.into_inner());
         notes.extend(model.rounding(&patch).iter().map(|lost| format!("in an export, {lost}")));

@@ -8,7 +8,7 @@ use toml::Table;
 
 use super::tiny;
 use crate::base::{Cancel, Error, Result};
-use crate::model::{Continuation, Limits, Model, Proposal};
+use crate::model::{Continuation, Limits, Model};
 use crate::plugins::{Access, Deaf, Interception, Library, Listener, Method};
 use crate::weights::PatchId;
 use crate::weights::codes::CHANGE_UNSUPPORTED;
@@ -128,15 +128,9 @@ impl<'a> Trial<'a> {
 
     /// Makes changes part of the model.
     pub(super) fn commit(&self, request: &EditRequest, changes: &[Change]) -> std::result::Result<PatchId, String> {
-        Interception::attach(&Arc::new(self.method()?), self.model);
-        let descriptor = self.library.descriptor();
-        let proposal = Proposal {
-            method: descriptor.name.clone(),
-            version: descriptor.version.clone(),
-            params: self.params.clone(),
-            requests: vec![request.clone()],
-            changes: changes.to_vec(),
-        };
+        let method = Arc::new(self.method()?);
+        Interception::attach(&method, self.model);
+        let proposal = method.proposal(vec![request.clone()], changes.to_vec());
         self.model.commit(proposal).map_err(|e| format!("the commit is refused: {e:?}"))
     }
 

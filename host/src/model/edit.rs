@@ -24,6 +24,8 @@ pub struct Proposal {
     pub version: String,
     /// The parameters it ran with.
     pub params: Params,
+    /// The hash of the artefact that it was created with, where it learnt something before.
+    pub artefact: Option<Hash>,
     /// What was asked for.
     pub requests: Vec<EditRequest>,
     /// What it proposes.
@@ -134,8 +136,8 @@ impl Model {
     /// the runtime meets.
     pub fn commit(&self, proposal: Proposal) -> Result<PatchId> {
         self.validate(&proposal.changes, Limits::default())?;
-        let Proposal { method, version, params, requests, changes } = proposal;
-        self.apply(Patch { base: self.hash()?, method, version, params, requests, changes })
+        let Proposal { method, version, params, artefact, requests, changes } = proposal;
+        self.apply(Patch { base: self.hash()?, method, version, params, artefact, requests, changes })
     }
 
     /// Makes a patch part of the model, e.g. one read from a file.

@@ -29,6 +29,11 @@ pub trait Interceptor: Send + Sync {
     /// # Errors
     /// Whatever went wrong; the request fails with it, and the model serves on.
     fn intercept(&self, call: &InterceptCall<'_>) -> Result<Option<Tensor>>;
+
+    /// The hash of what the method learnt before: it serves the patches that were made with the same.
+    fn artefact(&self) -> Option<Hash> {
+        None
+    }
 }
 
 /// The methods that were attached to a model.
@@ -39,11 +44,14 @@ pub(super) struct Attached(RwLock<Vec<Method>>);
 type Method = (String, Params, Arc<dyn Interceptor>);
 
 impl Attached {
-    fn find(&self, method: &str, params: &Params) -> Result<Arc<dyn Interceptor>> {
+    /// The method that made a patch: of the same name, with the same parameters and artefact.
+    fn find(&self, patch: &Patch) -> Result<Arc<dyn Interceptor>> {
+        let Patch { method, params, artefact, .. } = patch;
         let all = self.0.read().unwrap_or_else(|e| e.into_inner());
-        let found = all.iter().find(|(m, p, _)| m == method && p == params);
+        let found = all.iter().find(|(m, p, i)| m == method && p == params && i.artefact() == *artefact);
         found.map(|(_, _, interceptor)| interceptor.clone()).ok_or_else(|| {
-            let text = format!("a patch of `{method}` intercepts, and `{method}` with its parameters is not attached");
+            let with = if artefact.is_some() { "parameters and artefact" } else { "parameters" };
+            let text = format!("a patch of `{method}` intercepts, and `{method}` with its {with} is not attached");
             Error::new(&codes::INTERCEPT_METHOD, text).help("load the method's plugin and attach it to the model")
         })
     }
@@ -60,8 +68,14 @@ pub(super) struct Intercepts {
 /// The patches of one method that intercept.
 struct Of {
     method: String,
-    params: Params,
     patches: Vec<Own>,
+}
+
+impl Of {
+    /// True if this method made a patch.
+    fn made(&self, patch: &Patch) -> bool {
+        self.patches.first().is_some_and(|own| own.patch.is_of_the_maker_of(patch))
+    }
 }
 
 struct Own {
@@ -105,13 +119,9 @@ impl Intercepts {
             }
             out.whole_rows |= whole_rows;
             let own = Own { source, id: id.to_string(), sites, patch: patch.clone() };
-            match out.methods.iter_mut().find(|of| of.method == patch.method && of.params == patch.params) {
+            match out.methods.iter_mut().find(|of| of.made(patch)) {
                 Some(of) => of.patches.push(own),
-                None => out.methods.push(Of {
-                    method: patch.method.clone(),
-                    params: patch.params.clone(),
-                    patches: vec![own],
-                }),
+                None => out.methods.push(Of { method: patch.method.clone(), patches: vec![own] }),
             }
         }
         out
@@ -141,17 +151,18 @@ impl Intercepts {
 }
 
 impl Model {
-    /// Hands in the method that intercepts for patches which were made by a method of this name with these parameters.
-    /// It takes the place of an earlier one; requests in flight keep theirs.
+    /// Hands in the method that intercepts for patches which were made by a method of this name with these parameters
+    /// and this artefact. It takes the place of an earlier one; requests in flight keep theirs.
     pub fn attach(&self, method: &str, params: &Params, interceptor: Arc<dyn Interceptor>) {
+        let artefact = interceptor.artefact();
         let mut all = self.attached.0.write().unwrap_or_else(|e| e.into_inner());
-        all.retain(|(m, p, _)| m != method || p != params);
+        all.retain(|(m, p, i)| m != method || p != params || i.artefact() != artefact);
         all.push((method.to_owned(), params.clone(), interceptor));
     }
 
     /// That the methods which a patch needs are attached.
     pub(super) fn check_attached(&self, patch: &Patch) -> Result<()> {
-        if intercepts(&patch.changes) { self.attached.find(&patch.method, &patch.params).map(drop) } else { Ok(()) }
+        if intercepts(&patch.changes) { self.attached.find(patch).map(drop) } else { Ok(()) }
     }
 
     /// That the sites of an interception are sites of this model with a vector for each row and position, each named
@@ -178,8 +189,8 @@ impl Model {
         if intercepts.is_empty() {
             return Ok(None);
         }
-        let found = intercepts.methods.iter().map(|of| self.attached.find(&of.method, &of.params));
-        let found = found.collect::<Result<_>>()?;
+        let first = intercepts.methods.iter().flat_map(|of| of.patches.first());
+        let found = first.map(|own| self.attached.find(&own.patch)).collect::<Result<_>>()?;
         Ok(Some(Arc::new(Pass { found, intercepts: intercepts.clone(), ends, visible: visible.clone() })))
     }
 }

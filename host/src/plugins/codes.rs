@@ -33,6 +33,10 @@ codes! {
         "A plugin was asked for a call that it does not implement, or a plugin asked this host for a call that the host does not answer. The message names the call. Which calls a plugin implements, it announces when it is loaded; a call that only newer hosts answer needs such a host. Nothing was changed in the model.";
     Plugin ARTEFACT_MISSING "artefact-missing"
         "The method works only with what it learnt before, and no artefact was given to it. Train the method on this model first and name the artefact that this gives.";
+    Model ARTEFACT_FILE "artefact-file"
+        "The file is not what `engraft train` wrote, or it was changed or cut off since: its description and its content do not agree. Nothing was done. Check the path; if it is the right one, copy the file again from the folder of its training, or train anew.";
+    Plugin ARTEFACT_METHOD "artefact-method"
+        "The artefact was learnt by another method than it was given to, so its bytes mean something else. Nothing was done. The message names both methods; give each method the artefact of its own training. Another version of the same method is no error here: whether it can read the bytes, it says itself.";
     Model ARTEFACT_BASE "artefact-base"
         "The artefact was trained on another base model: what it learnt says nothing about this one. The message gives both hashes. Nothing was done. Train the method on this model, or open the model of the artefact.";
     Plugin ARTEFACT_UNBOUND "artefact-unbound"

@@ -12,24 +12,40 @@ use engraft_plugin_api::{
     Tensor, TrainData,
 };
 
+use super::artefact::{artefact_hash, other_base};
 use super::codes;
 use super::load::Library;
 use super::named::Named;
-use crate::base::{self, Error, Result};
+use crate::base::{self, Error, Hash, Result};
+use crate::model::Proposal;
 
 /// A method with its parameters set. Its calls may be made from any thread.
 pub struct Method {
     library: Arc<Library>,
     params: Params,
     foreign: ForeignMethod,
-    /// The hash of the model that the method was trained on.
-    base: Option<String>,
+    /// What the method was created with, where it was trained.
+    learnt: Option<Learnt>,
     panicked: AtomicBool,
 }
 
+/// What a host keeps of an artefact.
+struct Learnt {
+    /// The hash of the model that the method was trained on.
+    base: String,
+    hash: Hash,
+}
+
 impl Method {
-    pub(super) fn new(library: Arc<Library>, params: Params, foreign: ForeignMethod, base: Option<String>) -> Self {
-        Self { library, params, foreign, base, panicked: AtomicBool::new(false) }
+    pub(super) fn new(
+        library: Arc<Library>,
+        params: Params,
+        foreign: ForeignMethod,
+        artefact: Option<&Artefact>,
+    ) -> Self {
+        let name = &library.descriptor().name;
+        let learnt = artefact.map(|a| Learnt { base: a.base.clone(), hash: artefact_hash(name, a) });
+        Self { library, params, foreign, learnt, panicked: AtomicBool::new(false) }
     }
 
     /// The library that the method came from.
@@ -40,6 +56,18 @@ impl Method {
     /// The parameters, defaults included.
     pub fn params(&self) -> &Params {
         &self.params
+    }
+
+    /// The hash of what the method learnt before, where it was created with an artefact.
+    pub fn artefact(&self) -> Option<Hash> {
+        self.learnt.as_ref().map(|learnt| learnt.hash)
+    }
+
+    /// Changes that the method returned, to be committed as its own.
+    pub fn proposal(&self, requests: Vec<EditRequest>, changes: Vec<Change>) -> Proposal {
+        let descriptor = self.library.descriptor();
+        let (method, version) = (descriptor.name.clone(), descriptor.version.clone());
+        Proposal { method, version, params: self.params.clone(), artefact: self.artefact(), requests, changes }
     }
 
     /// Asks the method for the changes that fulfil the requests together. Nothing of the model is changed, and the
@@ -113,19 +141,17 @@ impl Method {
     /// That the method was trained on this model, if it was trained; and that it was, if it has to be.
     fn fits(&self, access: &dyn ModelAccess) -> Result<()> {
         let name = &self.library.descriptor().name;
-        let Some(base) = &self.base else {
+        let Some(Learnt { base, .. }) = &self.learnt else {
             if !self.library.calls().needs_artefact {
                 return Ok(());
             }
-            let text = format!("the method `{name}` was created without what it has to learn first");
-            return Err(Error::new(&codes::ARTEFACT_MISSING, text).help("train it on this model"));
+            return Err(untaught(name));
         };
         let found = access.facts().hash;
         if *base == found {
             return Ok(());
         }
-        let text = format!("the artefact of `{name}` was trained on the model {base}, this is {found}");
-        Err(Error::new(&codes::ARTEFACT_BASE, text).help("train the method on this model"))
+        Err(other_base(name, base, &found))
     }
 
     /// Makes a call, unless an earlier one panicked.
@@ -164,6 +190,13 @@ impl fmt::Debug for Method {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Method").field("library", &self.library).field("params", &self.params).finish()
     }
+}
+
+/// The error of a method that has to learn first and did not.
+pub(super) fn untaught(method: &str) -> Error {
+    let text = format!("the method `{method}` works only with what it learnt before, and no artefact was given to it");
+    Error::new(&codes::ARTEFACT_MISSING, text)
+        .help("train it with `engraft train`, and name the artefact: `artefact = \"FILE\"` in its [[method]]")
 }
 
 /// This library's error for what a plugin reported, naming plugin and call.

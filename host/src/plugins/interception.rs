@@ -11,7 +11,7 @@ use ndarray::{Array2, ArrayD};
 
 use super::codes;
 use super::foreign::Method;
-use crate::base::{Error, Result};
+use crate::base::{Error, Hash, Result};
 use crate::model::{Interceptor, Model};
 
 /// How long a call in the middle of a pass may take, where nobody says otherwise.
@@ -39,7 +39,7 @@ impl Interception {
         Self { patience, ..self }
     }
 
-    /// Attaches a method to a model, if it intercepts, for the patches that it makes with its parameters.
+    /// Attaches a method to a model, if it intercepts, for the patches that it makes with its parameters and its artefact.
     pub fn attach(method: &Arc<Method>, model: &Model) {
         if method.library().calls().intercept {
             let name = &method.library().descriptor().name;
@@ -80,6 +80,10 @@ struct Owned {
 }
 
 impl Interceptor for Interception {
+    fn artefact(&self) -> Option<Hash> {
+        self.method.artefact()
+    }
+
     fn intercept(&self, call: &InterceptCall<'_>) -> Result<Option<Tensor>> {
         let Some(patience) = self.patience else { return self.method.intercept(call) };
         let hangs = || self.hangs.lock().unwrap_or_else(|e| e.into_inner());

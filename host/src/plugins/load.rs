@@ -11,7 +11,8 @@ use engraft_plugin_api::abi::{API_VERSION, ApiVersion, ForeignModule, MethodModu
 use engraft_plugin_api::{Artefact, Calls, Descriptor, Params};
 use libloading::os::unix::{Library as RawLibrary, RTLD_LOCAL, RTLD_NOW};
 
-use super::foreign::{Method, explain};
+use super::artefact::ArtefactFile;
+use super::foreign::{Method, explain, untaught};
 use super::{codes, elf, params};
 use crate::base::{Error, Hash, Result};
 
@@ -95,6 +96,37 @@ impl Library {
         params::resolve(&self.descriptor, given)
     }
 
+    /// Checks what the method is to be used with, before it is created: an artefact of its own, where it needs one.
+    ///
+    /// # Errors
+    /// `artefact-missing`, `artefact-method`, or `plugin-call` if the method learns nothing.
+    pub fn check_artefact(&self, artefact: Option<&ArtefactFile>) -> Result<()> {
+        match artefact {
+            None if self.calls.needs_artefact => Err(untaught(&self.descriptor.name)),
+            None => Ok(()),
+            Some(_) if !self.calls.train => Err(self.learns_nothing()),
+            Some(file) => file.check(self),
+        }
+    }
+
+    fn learns_nothing(&self) -> Error {
+        let text = format!("the method `{}` learns nothing and takes no artefact", self.descriptor.name);
+        Error::new(&codes::CALL, text).help("leave the artefact out")
+    }
+
+    /// Creates the method as it is used: with the artefact that it was given, or without one.
+    ///
+    /// # Errors
+    /// As [`check_artefact`](Self::check_artefact), [`create`](Self::create) and
+    /// [`create_trained`](Self::create_trained).
+    pub fn create_with(self: &Arc<Self>, params: Params, artefact: Option<&ArtefactFile>) -> Result<Method> {
+        self.check_artefact(artefact)?;
+        match artefact {
+            Some(file) => self.create_trained(params, &file.artefact),
+            None => self.create(params),
+        }
+    }
+
     /// Creates the method from checked parameters.
     ///
     /// # Errors
@@ -111,11 +143,10 @@ impl Library {
     /// As [`create`](Self::create); `plugin-call` if the method learns nothing.
     pub fn create_trained(self: &Arc<Self>, params: Params, artefact: &Artefact) -> Result<Method> {
         if !self.calls.train {
-            let text = format!("the method `{}` learns nothing and takes no artefact", self.descriptor.name);
-            return Err(Error::new(&codes::CALL, text).help("leave the artefact out"));
+            return Err(self.learns_nothing());
         }
         let method = self.module.create_trained(&params, artefact).map_err(|e| explain(&self.path, "create", e))?;
-        Ok(Method::new(self.clone(), params, method, Some(artefact.base.clone())))
+        Ok(Method::new(self.clone(), params, method, Some(artefact)))
     }
 }
 

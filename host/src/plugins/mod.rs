@@ -8,6 +8,7 @@
 //! unloaded.
 
 mod access;
+mod artefact;
 pub mod codes;
 mod discover;
 mod elf;
@@ -20,6 +21,7 @@ mod registry;
 mod watchdog;
 
 pub use access::{Access, Deaf, Listener};
+pub use artefact::ArtefactFile;
 pub use discover::SearchPath;
 pub use foreign::Method;
 pub use interception::Interception;

@@ -191,6 +191,7 @@ mod tests {
             method: name.into(),
             version: "1".into(),
             params: Params(BTreeMap::new()),
+            artefact: None,
             requests: Vec::new(),
             changes: Vec::new(),
         })

@@ -43,6 +43,8 @@ pub struct Patch {
     pub version: String,
     /// The parameters it was made with.
     pub params: Params,
+    /// The hash of the artefact that the method was created with, where it learnt something before.
+    pub artefact: Option<Hash>,
     /// What was asked for.
     pub requests: Vec<EditRequest>,
     /// What is changed.
@@ -55,12 +57,20 @@ impl Patch {
         self.changes.iter().map(words).collect()
     }
 
+    /// True if both were made by one method: of the same name, with the same parameters and artefact.
+    pub fn is_of_the_maker_of(&self, other: &Self) -> bool {
+        (&self.method, &self.params, &self.artefact) == (&other.method, &other.params, &other.artefact)
+    }
+
     /// The name, from the content.
     pub fn id(&self) -> PatchId {
         let mut hasher = Hasher::new();
         hasher.part(self.base.bytes()).part(&self.method).part(&self.version);
         for (name, value) in &self.params.0 {
             hasher.part(name).part(value.to_string());
+        }
+        if let Some(artefact) = &self.artefact {
+            hasher.part("artefact").part(artefact.bytes());
         }
         for request in &self.requests {
             hasher.part(&request.id).part(&request.prompt).part(request.subject.as_deref().unwrap_or(""));

@@ -30,6 +30,8 @@ struct Meta {
     method: String,
     version: String,
     params: BTreeMap<String, serde_json::Value>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    artefact: Option<Hash>,
     requests: Vec<MetaRequest>,
     changes: Vec<MetaChange>,
 }
@@ -319,6 +321,7 @@ impl Patch {
             method: self.method.clone(),
             version: self.version.clone(),
             params: self.params.0.iter().map(|(k, v)| (k.clone(), to_json(v))).collect(),
+            artefact: self.artefact,
             requests: self
                 .requests
                 .iter()
@@ -382,6 +385,7 @@ impl Patch {
             method: meta.method,
             version: meta.version,
             params: Params(params),
+            artefact: meta.artefact,
             requests: requests.collect(),
             changes,
         };
@@ -437,6 +441,7 @@ mod tests {
                 ("v_lr".into(), ParamValue::Number(0.5)),
                 ("lengths".into(), ParamValue::List(vec![ParamValue::Integer(5)])),
             ])),
+            artefact: Some(Hash::of(b"learnt")),
             requests: vec![EditRequest {
                 id: "7".into(),
                 prompt: "{} is".into(),

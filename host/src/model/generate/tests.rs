@@ -136,7 +136,14 @@ fn a_cache_changes_no_token_whatever_is_drawn_patched_or_ended() {
             if patched && model.patches().is_empty() {
                 let changes = vec![low_rank(&model, WeightRef::Block(1, Role::Value), 0.3)];
                 let (method, version) = ("test".to_owned(), "0".to_owned());
-                let proposal = Proposal { method, version, params: Params::default(), requests: Vec::new(), changes };
+                let proposal = Proposal {
+                    method,
+                    version,
+                    params: Params::default(),
+                    artefact: None,
+                    requests: Vec::new(),
+                    changes,
+                };
                 model.commit(proposal).unwrap();
             }
         }

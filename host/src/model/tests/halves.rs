@@ -187,7 +187,14 @@ fn low_rank(model: &Model, weight: WeightRef) -> Change {
 }
 
 fn proposal(changes: Vec<Change>) -> Proposal {
-    Proposal { method: "test".into(), version: "0".into(), params: Params::default(), requests: Vec::new(), changes }
+    Proposal {
+        method: "test".into(),
+        version: "0".into(),
+        params: Params::default(),
+        artefact: None,
+        requests: Vec::new(),
+        changes,
+    }
 }
 
 #[test]

@@ -35,7 +35,7 @@ fn model(name: &str) -> Model {
 
 fn proposal(method: &str, changes: Vec<Change>) -> Proposal {
     let (method, version) = (method.to_owned(), "0".to_owned());
-    Proposal { method, version, params: Params::default(), requests: Vec::new(), changes }
+    Proposal { method, version, params: Params::default(), artefact: None, requests: Vec::new(), changes }
 }
 
 fn at(sites: &[Site], state: &[u8]) -> Vec<Change> {

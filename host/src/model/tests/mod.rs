@@ -165,7 +165,14 @@ fn dense(change: &Change) -> Change {
 }
 
 fn proposal(changes: Vec<Change>) -> Proposal {
-    Proposal { method: "test".into(), version: "0".into(), params: Params::default(), requests: Vec::new(), changes }
+    Proposal {
+        method: "test".into(),
+        version: "0".into(),
+        params: Params::default(),
+        artefact: None,
+        requests: Vec::new(),
+        changes,
+    }
 }
 
 fn logits(model: &Model, rows: &[Vec<u32>], under: Vec<Change>) -> Vec<f32> {

@@ -56,7 +56,14 @@ fn slots(model: &Model, layer: usize, n: usize, gated: bool, seed: f32) -> Slots
 }
 
 fn proposal(changes: Vec<Change>) -> Proposal {
-    Proposal { method: "test".into(), version: "1".into(), params: Params::default(), requests: Vec::new(), changes }
+    Proposal {
+        method: "test".into(),
+        version: "1".into(),
+        params: Params::default(),
+        artefact: None,
+        requests: Vec::new(),
+        changes,
+    }
 }
 
 fn gated(model: &Model) -> bool {
