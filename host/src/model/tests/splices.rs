@@ -39,7 +39,14 @@ fn open(name: &str) -> Model {
 }
 
 fn proposal(changes: Vec<Change>) -> Proposal {
-    Proposal { method: "test".into(), version: "1".into(), params: Params::default(), requests: Vec::new(), changes }
+    Proposal {
+        method: "test".into(),
+        version: "1".into(),
+        params: Params::default(),
+        artefact: None,
+        requests: Vec::new(),
+        changes,
+    }
 }
 
 fn some_rows() -> Vec<Vec<u32>> {
