@@ -6,4 +6,5 @@ mod laws;
 mod plugins;
 mod stress;
 mod tidy;
+mod train;
 mod zoo;

@@ -15,6 +15,7 @@ mod plugins;
 mod probe;
 mod run;
 mod setup;
+mod train;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -47,6 +48,8 @@ fn version() -> &'static str {
 enum Command {
     /// Run an experiment: edit, measure, undo, report.
     Run(run::Run),
+    /// Have methods that learn do so, ahead of their edits.
+    Train(train::Train),
     /// Make one edit and show what the model says before and after.
     Edit(edit::EditOne),
     /// Let the model continue a prompt, with or without patches.
@@ -210,6 +213,7 @@ pub fn main() -> ExitCode {
     }
     let done = match &cli.command {
         Command::Run(command) => command.run(),
+        Command::Train(command) => command.run(),
         Command::Edit(command) => command.run(),
         Command::Ask(command) => command.run(),
         Command::Export(command) => command.run(),

@@ -78,6 +78,7 @@ impl Run {
 fn tell(progress: &Progress, event: &Event<'_>) {
     let step = |what: &str, done: usize, total: usize| progress.step(what, done as u64, total as u64, true);
     match event {
+        Event::Warning { label, text } => progress.line(&format!("warning: {label}: {text}")),
         Event::Opening { model, device } => progress.line(&format!("opening {} on {device}", shown(model))),
         Event::Started { folder, records, skipped, resumed } => {
             let more = match (skipped, resumed) {

@@ -1,6 +1,6 @@
 //! CounterFact in its own schema (Meng et al. 2022, "Locating and Editing Factual Associations in GPT"): a JSON list
-//! of records with `case_id`, `requested_rewrite`, paraphrase, neighbourhood and generation prompts. Fields that are
-//! not used (`pararel_idx`, `relation_id`, `attribute_prompts`, ids of objects) may be absent.
+//! of records with `case_id`, `requested_rewrite`, paraphrase, neighbourhood and generation prompts. `relation_id` and
+//! fields that are not used (`pararel_idx`, `attribute_prompts`, ids of objects) may be absent.
 
 use std::cell::Cell;
 use std::collections::BTreeSet;
@@ -30,6 +30,8 @@ struct Raw {
 #[derive(Deserialize)]
 struct Rewrite {
     prompt: String,
+    #[serde(default)]
+    relation_id: Option<String>,
     subject: String,
     target_new: Object,
     target_true: Object,
@@ -123,7 +125,7 @@ fn refuse(error: &serde_json::Error, path: &Path, record: Option<usize>) -> Erro
 
 /// A record, or why it cannot be used.
 fn record(raw: Raw) -> Result<Record, String> {
-    let Rewrite { prompt, subject, target_new, target_true } = raw.requested_rewrite;
+    let Rewrite { prompt, relation_id, subject, target_new, target_true } = raw.requested_rewrite;
     let (new, old) = (target_new.str.trim(), target_true.str.trim());
     if subject.trim().is_empty() {
         return Err("its subject is empty".into());
@@ -156,6 +158,7 @@ fn record(raw: Raw) -> Result<Record, String> {
     };
     Ok(Record {
         prompt: request.filled().map_err(|e| e.to_string())?,
+        relation: relation_id,
         probes: Probes {
             paraphrases: probes("paraphrase_prompts", raw.paraphrase_prompts, new, old)?,
             neighbours: probes("neighborhood_prompts", raw.neighborhood_prompts, old, new)?,

@@ -11,6 +11,8 @@ pub struct Record {
     pub request: EditRequest,
     /// The request's prompt with its subject filled in.
     pub prompt: String,
+    /// What the fact says of its subject, in the data set's own spelling, where it tells.
+    pub relation: Option<String>,
     /// What the edit is measured by: never seen by a method.
     pub probes: Probes,
 }

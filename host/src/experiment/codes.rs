@@ -26,6 +26,19 @@ codes! {
     Config CONFIG_MODE "config-mode" "The run's mode asks for something that a method cannot do: several requests in \
         one call (`batch`), or edits on top of earlier edits (`sequential`). This is refused rather than imitated by \
         a loop, because the numbers would not be those of the named mode. Choose another mode or another method.";
+    Config CONFIG_TRAIN "config-train" "The experiment cannot be trained: it has no `[train]` table that says what is learnt \
+        from, or none of its methods learns. `engraft run` is for methods as they are; `engraft plugins list` shows which \
+        methods learn.";
+    Config ARTEFACT_EXISTS "artefact-exists" "The file that a training would write what a method learnt to is there \
+        already, and a training does not overwrite unasked. Nothing was run. Name another file with `artefact` of the \
+        method, or add `--force`: the old file stays whole until the new one is.";
+    Config ARTEFACT_DATA "artefact-data" "The experiment has a `[train]` table, and a method's artefact was trained on other \
+        data than it names: another file, limit, validation or seed. Its results would stand under a training that never \
+        was. Train anew, or leave the table out where the artefact is the one that is meant. (Where the files of the table \
+        are not at hand, this is not checked; the manifest names the hash of the data in any case.)";
+    Model CHECKPOINT_DAMAGED "checkpoint-damaged" "The checkpoint in the folder of an interrupted training is not whole, or \
+        belongs to another training. Checkpoints are written whole or not at all, so something else than engraft changed \
+        the file. Restore it, or delete it to train from the beginning.";
     Runtime RUN_FOLDER "run-folder" "The folder of the run, or a file in it, cannot be written: the disk is full, the \
         place is read-only, or this user may not write there. This is checked before a model is opened. Choose \
         another `[run] out`, or make room; a run that had begun can be continued with `--resume`.";

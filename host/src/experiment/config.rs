@@ -31,6 +31,7 @@ pub(super) struct Config {
     pub run: Run,
     #[serde(default)]
     pub statistics: Statistics,
+    pub train: Option<Spanned<Train>>,
     pub method: Spanned<Vec<Method>>,
 }
 
@@ -90,9 +91,22 @@ pub(super) struct Statistics {
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
+pub(super) struct Train {
+    pub path: Option<Spanned<String>>,
+    pub kind: Option<Spanned<String>>,
+    pub limit: Option<Spanned<NonZeroUsize>>,
+    pub validation: Option<Spanned<toml::Value>>,
+    pub texts: Option<Spanned<String>>,
+    pub seed: Option<u64>,
+    pub out: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct Method {
     pub plugin: Spanned<String>,
     pub label: Option<Spanned<String>>,
+    pub artefact: Option<Spanned<String>>,
     #[serde(default)]
     pub params: BTreeMap<Spanned<String>, Spanned<toml::Value>>,
 }

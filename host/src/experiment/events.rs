@@ -15,6 +15,13 @@ pub enum Event<'a> {
         /// Where it will run.
         device: &'a str,
     },
+    /// Something about a method that whoever reads its numbers should know.
+    Warning {
+        /// What the method is called.
+        label: &'a str,
+        /// What.
+        text: &'a str,
+    },
     /// The run has its folder.
     Started {
         /// The folder.

@@ -12,8 +12,8 @@ use super::{clock, codes};
 use crate::base::{Error, Result, atomic};
 use crate::report::{CaseLine, Manifest};
 
-const RESOLVED: &str = "resolved.toml";
-const MANIFEST: &str = "manifest.json";
+pub(super) const RESOLVED: &str = "resolved.toml";
+pub(super) const MANIFEST: &str = "manifest.json";
 const CASES: &str = "cases.jsonl";
 
 /// The folder of a run, held by this process alone until it is dropped.
@@ -43,26 +43,11 @@ impl Folder {
     /// # Errors
     /// `run-folder`
     pub fn create(settings: &Settings, manifest: &Manifest, now: SystemTime) -> Result<Self> {
-        let is_plain = |c: char| c.is_alphanumeric() || matches!(c, '.' | '-' | '_');
-        let name: String = settings.name.chars().map(|c| if is_plain(c) { c } else { '-' }).collect();
-        let stem = format!("{}-{}", name.trim_start_matches('.'), clock::compact(now));
-        let make = || -> io::Result<PathBuf> {
-            fs::create_dir_all(&settings.out)?;
-            let mut number = 1;
-            loop {
-                let name = if number == 1 { stem.clone() } else { format!("{stem}-{number}") };
-                let path = settings.out.join(name);
-                match fs::create_dir(&path) {
-                    Err(e) if e.kind() == io::ErrorKind::AlreadyExists => number += 1,
-                    other => return other.map(|()| path),
-                }
-            }
-        };
-        let path = make().map_err(|e| refuse(&settings.out, e))?;
+        let path = make(&settings.out, &settings.name, now)?;
         let cases = OpenOptions::new().read(true).append(true).create_new(true).open(path.join(CASES));
         let cases = cases.map_err(|e| refuse(&path.join(CASES), e))?;
         let folder = Self { path, cases };
-        folder.hold()?;
+        hold(&folder.cases, &folder.path, CASES)?;
         folder.write(RESOLVED, settings.to_toml()?.as_bytes())?;
         folder.write_json(MANIFEST, manifest)?;
         Ok(folder)
@@ -74,8 +59,9 @@ impl Folder {
     /// `resume-missing`, `resume-differs` if its settings are others, `resume-damaged`, `run-busy`, `run-folder`.
     pub fn reopen(path: &Path, settings: &Settings) -> Result<(Self, Vec<CaseLine>)> {
         let before = Settings::load(&path.join(RESOLVED), &[]).map_err(|e| missing(path, RESOLVED, e))?;
-        if before.hash()? != settings.hash()? {
-            return Err(differs(path, &first_difference(&before.to_toml()?, &settings.to_toml()?)));
+        let (before, now) = (before.run_text()?, settings.run_text()?);
+        if before != now {
+            return Err(differs(path, &first_difference(&before, &now)));
         }
         let file = path.join(CASES);
         if !file.is_file() {
@@ -83,7 +69,7 @@ impl Folder {
         }
         let cases = OpenOptions::new().read(true).append(true).open(&file).map_err(|e| refuse(&file, e))?;
         let mut folder = Self { path: path.to_owned(), cases };
-        folder.hold()?;
+        hold(&folder.cases, &folder.path, CASES)?;
         let lines = folder.read_cases()?;
         Ok((folder, lines))
     }
@@ -139,19 +125,6 @@ impl Folder {
         self.write(name, text.as_bytes())
     }
 
-    fn hold(&self) -> Result<()> {
-        match self.cases.try_lock() {
-            Ok(()) => Ok(()),
-            Err(TryLockError::WouldBlock) => {
-                let message = format!("another process is writing to `{}`", self.path.display());
-                Err(Error::new(&codes::RUN_BUSY, message))
-            }
-            // Some network file systems have no locks: the run goes on without one.
-            Err(TryLockError::Error(e)) if e.kind() == io::ErrorKind::Unsupported => Ok(()),
-            Err(TryLockError::Error(e)) => Err(refuse(&self.path.join(CASES), e)),
-        }
-    }
-
     fn read_cases(&mut self) -> Result<Vec<CaseLine>> {
         let file = self.path.join(CASES);
         let mut bytes = Vec::new();
@@ -183,12 +156,62 @@ fn identity(manifest: &Manifest) -> Vec<(String, &str)> {
         ("the device".to_owned(), &model.device),
         ("the runtime".to_owned(), &model.runtime),
     ];
-    out.extend(methods.iter().map(|m| (format!("the hash of the plugin of `{}`", m.label), m.hash.as_str())));
+    for method in methods {
+        let label = &method.label;
+        out.push((format!("the hash of the plugin of `{label}`"), method.hash.as_str()));
+        let artefact = method.artefact.as_ref().map_or("none", |artefact| &artefact.hash);
+        out.push((format!("the hash of the artefact of `{label}`"), artefact));
+    }
     out
 }
 
+/// A name in which every character is one that a file's name may have.
+pub(super) fn plain(name: &str) -> String {
+    let is_plain = |c: char| c.is_alphanumeric() || matches!(c, '.' | '-' | '_');
+    let name: String = name.chars().map(|c| if is_plain(c) { c } else { '-' }).collect();
+    name.trim_start_matches('.').to_owned()
+}
+
+/// Makes a new folder in `out`, named for an experiment and the time.
+///
+/// # Errors
+/// `run-folder`
+pub(super) fn make(out: &Path, name: &str, now: SystemTime) -> Result<PathBuf> {
+    let stem = format!("{}-{}", plain(name), clock::compact(now));
+    let make = || -> io::Result<PathBuf> {
+        fs::create_dir_all(out)?;
+        let mut number = 1;
+        loop {
+            let name = if number == 1 { stem.clone() } else { format!("{stem}-{number}") };
+            let path = out.join(name);
+            match fs::create_dir(&path) {
+                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => number += 1,
+                other => return other.map(|()| path),
+            }
+        }
+    };
+    make().map_err(|e| refuse(out, e))
+}
+
+/// Holds a folder for this process by a lock on a file that grows in it.
+///
+/// # Errors
+/// `run-busy`, `run-folder`
+pub(super) fn hold(file: &File, folder: &Path, name: &str) -> Result<()> {
+    match file.try_lock() {
+        Ok(()) => Ok(()),
+        Err(TryLockError::WouldBlock) => {
+            let message = format!("another process is writing to `{}`", folder.display());
+            Err(Error::new(&codes::RUN_BUSY, message))
+        }
+        // Some network file systems have no locks: the run goes on without one.
+        Err(TryLockError::Error(e)) if e.kind() == io::ErrorKind::Unsupported => Ok(()),
+        Err(TryLockError::Error(e)) => Err(refuse(&folder.join(name), e)),
+    }
+}
+
 /// The first line in which two texts differ, in words.
-fn first_difference(before: &str, now: &str) -> String {
+pub(super) fn first_difference(before: &str, now: &str) -> String {
     let strip = |text: &str| text.lines().filter(|l| !l.starts_with("out = ")).map(str::to_owned).collect::<Vec<_>>();
     let (before, now) = (strip(before), strip(now));
     let at = before.iter().zip(&now).take_while(|(a, b)| a == b).count();
@@ -196,15 +219,15 @@ fn first_difference(before: &str, now: &str) -> String {
     format!("it ran with {}, now there is {}", line(&before), line(&now))
 }
 
-fn refuse(path: &Path, error: io::Error) -> Error {
+pub(super) fn refuse(path: &Path, error: io::Error) -> Error {
     Error::new(&codes::RUN_FOLDER, format!("cannot write to `{}`", path.display())).because(error)
 }
 
-fn missing(path: &Path, name: &str, error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
+pub(super) fn missing(path: &Path, name: &str, error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
     let message = format!("`{}` is not the folder of a run: `{name}` cannot be read", path.display());
     Error::new(&codes::RESUME_MISSING, message).because(error)
 }
 
-fn differs(path: &Path, what: &str) -> Error {
+pub(super) fn differs(path: &Path, what: &str) -> Error {
     Error::new(&codes::RESUME_DIFFERS, format!("`{}` cannot be continued: {what}", path.display()))
 }

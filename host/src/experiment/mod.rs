@@ -2,7 +2,7 @@
 //!
 //! [`Settings`] are an experiment as typed, resolved; a [`Plan`] has every method described, every parameter checked
 //! and the data read, all before a model is opened; [`run`] then edits, measures and rolls back, case by case, and can
-//! be interrupted and resumed at any line. Nothing here prints, and nothing here knows how a model runs: that is the
+//! be interrupted and resumed at any line. [`train`] has methods learn before. Nothing here prints, and nothing here knows how a model runs: that is the
 //! [`Workbench`]'s.
 
 mod clock;
@@ -19,6 +19,7 @@ mod settings;
 mod source;
 #[cfg(test)]
 mod tests;
+mod train;
 mod workbench;
 
 pub use config::Mode;
@@ -29,4 +30,5 @@ pub use plan::{Plan, PlannedMethod};
 pub use runner::{Control, Outcome, run};
 pub use settings::{DataSettings, MethodSettings, Places, PluginRef, Settings};
 pub use source::Source;
+pub use train::{TrainControl, TrainEvent, TrainOutcome, TrainPlaces, TrainPlan, TrainSettings, Validation, train};
 pub use workbench::{Described, Edit, Opened, Workbench};

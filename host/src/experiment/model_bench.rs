@@ -12,7 +12,7 @@ use super::workbench::{Described, Edit, Opened, Workbench};
 use crate::base::{Cancel, Error, Result, random};
 use crate::metrics::{Query, Scored, Scorer};
 use crate::model::{Continuation, Model, OpenOptions};
-use crate::plugins::{Access, Interception, Library, Listener, Method, Registry, SearchPath};
+use crate::plugins::{Access, ArtefactFile, Interception, Library, Listener, Method, Registry, SearchPath};
 use crate::runtime::{Device, Notify, Runtime, RuntimeSettings, memory};
 use crate::weights::PatchId;
 
@@ -22,7 +22,7 @@ pub type Hear = Arc<dyn Fn(Level, &str) + Send + Sync>;
 /// Methods from libraries on an open model.
 pub struct ModelWorkbench {
     registry: Registry,
-    libraries: Vec<Arc<Library>>,
+    libraries: Vec<(Arc<Library>, Option<Arc<ArtefactFile>>)>,
     cancel: Cancel,
     notify: Notify,
     hear: Hear,
@@ -54,13 +54,13 @@ impl ModelWorkbench {
         self.open.as_ref().map(|s| &s.model)
     }
 
-    fn scorer_or_refuse(&self) -> Result<&ModelScorer> {
-        self.open.as_ref().ok_or_else(|| Error::new(&codes::ORDER, "no model is open"))
+    /// The model, or that none is open.
+    pub(super) fn model_or_refuse(&self) -> Result<&Model> {
+        self.scorer_or_refuse().map(|open| &open.model)
     }
-}
 
-impl Workbench for ModelWorkbench {
-    fn describe(&mut self, method: &MethodSettings) -> Result<Described> {
+    /// Loads a method's library and checks its parameters; what it may have learnt is not looked at.
+    pub(super) fn load(&mut self, method: &MethodSettings) -> Result<(Arc<Library>, Described)> {
         let name = match &method.plugin {
             PluginRef::Name(name) => name.clone(),
             PluginRef::Path(path) => path.to_string_lossy().into_owned(),
@@ -72,8 +72,26 @@ impl Workbench for ModelWorkbench {
             params,
             library: library.path().to_path_buf(),
             hash: library.hash().to_string(),
+            artefact: None,
         };
-        self.libraries.push(library);
+        Ok((library, described))
+    }
+
+    fn scorer_or_refuse(&self) -> Result<&ModelScorer> {
+        self.open.as_ref().ok_or_else(|| Error::new(&codes::ORDER, "no model is open"))
+    }
+}
+
+impl Workbench for ModelWorkbench {
+    fn describe(&mut self, method: &MethodSettings) -> Result<Described> {
+        let (library, mut described) = self.load(method)?;
+        described.artefact = method.artefact.as_deref().map(|path| learnt(path, &method.place.artefact)).transpose()?;
+        library.check_artefact(described.artefact.as_deref()).map_err(|e| {
+            let place = if method.artefact.is_some() { &method.place.artefact } else { &method.place.plugin };
+            let error = Error::new(e.code(), format!("{place}: {e}"));
+            error.help(e.advice().unwrap_or("`engraft train` with this experiment makes the artefact"))
+        })?;
+        self.libraries.push((library, described.artefact.clone()));
         Ok(described)
     }
 
@@ -82,10 +100,12 @@ impl Workbench for ModelWorkbench {
         let runtime = Runtime::open(&RuntimeSettings::for_device(device), self.notify.clone())?;
         let model = Model::open(&settings.model, &runtime, &OpenOptions { device, ..OpenOptions::default() })?;
         model.tokenizer()?;
+        let hash = model.hash()?.to_string();
+        self.libraries.iter().filter_map(|(_, learnt)| learnt.as_ref()).try_for_each(|a| a.check_base(&hash))?;
         self.corpus.clone_from(&settings.corpus);
         self.seed = settings.seed;
         let opened = Opened {
-            hash: model.hash()?.to_string(),
+            hash,
             device: device.to_string(),
             runtime: runtime.description().to_string(),
             scorer: "teacher forcing on the target's own tokens, prompt without special tokens".into(),
@@ -96,10 +116,10 @@ impl Workbench for ModelWorkbench {
     }
 
     fn start(&mut self, index: usize, params: &Params) -> Result<()> {
-        let library = self.libraries.get(index).ok_or_else(|| {
+        let (library, artefact) = self.libraries.get(index).ok_or_else(|| {
             Error::new(&codes::ORDER, format!("method {index} of {} was not described", self.libraries.len()))
         })?;
-        let method = Arc::new(library.create(params.clone())?);
+        let method = Arc::new(library.create_with(params.clone(), artefact.as_deref())?);
         if let Some(open) = &self.open {
             Interception::attach(&method, &open.model);
         }
@@ -140,6 +160,15 @@ impl Workbench for ModelWorkbench {
     fn scorer(&self) -> Result<&dyn Scorer> {
         self.scorer_or_refuse().map(|s| s as &dyn Scorer)
     }
+}
+
+/// What a method learnt before, from the file that an experiment names.
+fn learnt(path: &Path, place: &str) -> Result<Arc<ArtefactFile>> {
+    if path.is_file() {
+        return ArtefactFile::load(path).map(Arc::new);
+    }
+    let message = format!("{place}: `artefact` names `{}`, which does not exist", path.display());
+    Err(Error::new(&codes::CONFIG_PATH, message).help("`engraft train` with this experiment makes it"))
 }
 
 /// Keeps a method's warnings for the case and passes everything on.

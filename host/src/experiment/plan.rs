@@ -7,10 +7,11 @@ use engraft_plugin_api::{Descriptor, Params};
 use super::codes;
 use super::config::Mode;
 use super::settings::Settings;
+use super::train::{Lessons, Seen};
 use super::workbench::{Described, Opened, Workbench};
 use crate::base::{Error, Result};
 use crate::data::{self, Dataset};
-use crate::report::{DataEntry, Manifest, MethodEntry, ModelEntry, SkippedEntry};
+use crate::report::{ArtefactEntry, DataEntry, Manifest, MethodEntry, ModelEntry, SkippedEntry};
 
 /// A checked experiment with its data.
 #[derive(Clone, Debug)]
@@ -34,6 +35,8 @@ pub struct PlannedMethod {
     pub params: Params,
     /// The records that it can take, as indices into the data.
     pub records: Vec<usize>,
+    /// What it learnt before, with what that shares with the data.
+    pub artefact: Option<ArtefactEntry>,
     library: String,
     hash: String,
 }
@@ -42,7 +45,7 @@ impl Plan {
     /// Checks an experiment and reads its data.
     ///
     /// # Errors
-    /// Those of [`Workbench::describe`] and [`data::load`], `config-mode`.
+    /// Those of [`Workbench::describe`] and [`data::load`], `config-mode`, `artefact-data`.
     pub fn make(mut settings: Settings, bench: &mut dyn Workbench) -> Result<Self> {
         let described: Vec<Described> =
             settings.methods.iter().map(|method| bench.describe(method)).collect::<Result<_>>()?;
@@ -63,6 +66,7 @@ impl Plan {
             method.params = described.params.0.clone();
         }
         let dataset = data::load(settings.data.kind, &settings.data.path, settings.data.limit)?;
+        check_lessons(&settings, &described)?;
         let methods = settings.methods.iter().zip(described).map(|(method, described)| PlannedMethod {
             label: method.label.clone().unwrap_or_else(|| described.descriptor.name.clone()),
             records: (0..dataset.records.len())
@@ -71,6 +75,12 @@ impl Plan {
                     has_subject || !described.descriptor.capabilities.needs_subject
                 })
                 .collect(),
+            artefact: described.artefact.as_deref().map(|file| ArtefactEntry {
+                path: method.artefact.as_deref().map(|path| path.display().to_string()).unwrap_or_default(),
+                hash: file.hash().to_string(),
+                data: file.artefact.data.clone(),
+                overlap: Seen::of_sets(&file.seen).overlap(&dataset.records),
+            }),
             descriptor: described.descriptor,
             params: described.params,
             library: described.library.display().to_string(),
@@ -129,12 +139,30 @@ impl PlannedMethod {
             hash: self.hash.clone(),
             params: self.params.0.iter().map(|(name, value)| (name.clone(), value.to_string())).collect(),
             unusable: records - self.records.len(),
+            artefact: self.artefact.clone(),
         }
     }
 }
 
+/// Where the experiment says what its methods learn from, they learnt from that: else its tables would claim another
+/// training than there was. Where those files are not at hand, the artefact's own word stands.
+fn check_lessons(settings: &Settings, described: &[Described]) -> Result<()> {
+    let train = settings.train.as_ref().filter(|train| train.is_there());
+    let (Some(train), true) = (train, described.iter().any(|d| d.artefact.is_some())) else { return Ok(()) };
+    let hash = Lessons::read(train)?.data.hash;
+    for (method, described) in settings.methods.iter().zip(described) {
+        if let Some(file) = described.artefact.as_ref().filter(|file| file.artefact.data != hash) {
+            let (place, found) = (&method.place.artefact, &file.artefact.data);
+            let text = format!("{place}: the artefact was trained on the data {found}, [train] names {hash}");
+            return Err(Error::new(&codes::ARTEFACT_DATA, text)
+                .help("train anew, or leave the [train] table out if the artefact is the one that is meant"));
+        }
+    }
+    Ok(())
+}
+
 /// Gives every method a label of its own: the one given, the plugin's name, or the name with a number.
-fn label(settings: &mut Settings, described: &[Described]) {
+pub(super) fn label(settings: &mut Settings, described: &[Described]) {
     let mut taken: BTreeSet<String> = settings.methods.iter().filter_map(|m| m.label.clone()).collect();
     for (method, described) in settings.methods.iter_mut().zip(described) {
         if method.label.is_some() {

@@ -52,6 +52,11 @@ pub fn run(plan: &Plan, bench: &mut dyn Workbench, control: &Control<'_>) -> Res
             None
         }
     };
+    for method in &plan.methods {
+        if let Some(warning) = method.artefact.as_ref().and_then(|artefact| artefact.overlap.warning()) {
+            (control.observer)(&Event::Warning { label: &method.label, text: &warning });
+        }
+    }
     (control.observer)(&Event::Opening { model: &settings.model, device: &settings.device });
     let opened = bench.open(settings)?;
     let now = SystemTime::now();

@@ -9,6 +9,7 @@ use engraft_plugin_api::{MethodError, ParamSpec, ParamValue, Params};
 
 use super::config::{self, Config, Mode, Spanned};
 use super::source::Source;
+use super::train::TrainSettings;
 use super::{codes, resolved};
 use crate::base::{Error, Result};
 use crate::data::DataKind;
@@ -37,6 +38,8 @@ pub struct Settings {
     pub text: usize,
     /// The text that statistics are taken over; `None` for the one that the model names.
     pub corpus: Option<PathBuf>,
+    /// What methods learn from, where the experiment says so.
+    pub train: Option<TrainSettings>,
     /// The methods; at least one.
     pub methods: Vec<MethodSettings>,
 }
@@ -59,6 +62,8 @@ pub struct MethodSettings {
     pub plugin: PluginRef,
     /// What it is called in tables; `None` for the plugin's name.
     pub label: Option<String>,
+    /// The file of what it learnt before: read by a run, written by a training.
+    pub artefact: Option<PathBuf>,
     /// Its parameters: those given; in a [`Plan`](super::Plan) all of them.
     pub params: BTreeMap<String, ParamValue>,
     /// Where it stands in the experiment, for messages.
@@ -70,6 +75,8 @@ pub struct MethodSettings {
 pub struct Places {
     /// The name of the plugin.
     pub plugin: String,
+    /// The file of what it learnt.
+    pub artefact: String,
     /// Each given parameter.
     pub params: BTreeMap<String, String>,
 }
@@ -146,6 +153,9 @@ impl Settings {
                 return Err(wrong(&label.span(), format!("another method is labelled `{label}` too")));
             }
         }
+        let out = tidy(&absolute(Path::new(config.run.out.as_deref().unwrap_or("runs"))));
+        let train =
+            config.train.as_ref().map(|typed| TrainSettings::resolve(source, base, typed, (kind, config.seed, &out)));
         Ok(Self {
             name: name.to_owned(),
             seed: config.seed,
@@ -157,7 +167,8 @@ impl Settings {
                 limit: config.data.limit.map(Into::into),
             },
             mode: config.run.mode,
-            out: tidy(&absolute(Path::new(config.run.out.as_deref().unwrap_or("runs")))),
+            train: train.transpose()?,
+            out,
             text: config.run.text.unwrap_or(TEXT),
             corpus: config.statistics.corpus.as_ref().map(|c| existing("`statistics.corpus`", c)).transpose()?,
             methods: config.method.get_ref().iter().map(|m| method(source, base, m)).collect::<Result<_>>()?,
@@ -172,13 +183,25 @@ impl Settings {
         resolved::text(self)
     }
 
-    /// BLAKE3 of [`to_toml`](Self::to_toml) but for `out`: what a run's results depend on.
+    /// BLAKE3 of what a run's results depend on: [`to_toml`](Self::to_toml) but for `out` and the training.
     ///
     /// # Errors
     /// As [`to_toml`](Self::to_toml).
     pub fn hash(&self) -> Result<String> {
-        let elsewhere = Self { out: PathBuf::new(), ..self.clone() };
-        Ok(blake3::hash(elsewhere.to_toml()?.as_bytes()).to_hex().to_string())
+        Ok(blake3::hash(self.run_text()?.as_bytes()).to_hex().to_string())
+    }
+
+    /// What a run's results depend on, as text.
+    pub(super) fn run_text(&self) -> Result<String> {
+        Self { out: PathBuf::new(), train: None, ..self.clone() }.to_toml()
+    }
+
+    /// What a training depends on, as text: not how edits are measured, nor where results are put.
+    pub(super) fn training_text(&self) -> Result<String> {
+        let train = self.train.clone().map(|train| TrainSettings { out: PathBuf::new(), ..train });
+        let mut elsewhere = Self { out: PathBuf::new(), train, mode: Mode::default(), text: 0, ..self.clone() };
+        elsewhere.methods.iter_mut().for_each(|method| method.artefact = None);
+        elsewhere.to_toml()
     }
 }
 
@@ -191,8 +214,13 @@ fn method(source: &Source, base: &Path, typed: &config::Method) -> Result<Method
             false => PluginRef::Name(plugin.clone()),
         },
         label: typed.label.as_ref().map(|l| l.get_ref().clone()),
+        artefact: typed.artefact.as_ref().map(|path| tidy(&base.join(path.get_ref()))),
         params: BTreeMap::new(),
-        place: Places { plugin: source.place(&typed.plugin.span()), params: BTreeMap::new() },
+        place: Places {
+            plugin: source.place(&typed.plugin.span()),
+            artefact: typed.artefact.as_ref().map(|path| source.place(&path.span())).unwrap_or_default(),
+            params: BTreeMap::new(),
+        },
     };
     for (key, value) in &typed.params {
         let param = config::param(source, &value.span(), value.get_ref())?;
@@ -229,12 +257,12 @@ impl MethodSettings {
 }
 
 /// Absolute without asking the file system what links lead to.
-fn absolute(path: &Path) -> PathBuf {
+pub(super) fn absolute(path: &Path) -> PathBuf {
     std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
 
 /// The path without `a/..`, where that names the same thing.
-fn tidy(path: &Path) -> PathBuf {
+pub(super) fn tidy(path: &Path) -> PathBuf {
     let mut short = PathBuf::new();
     for part in path.components() {
         match part {

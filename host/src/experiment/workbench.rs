@@ -1,26 +1,29 @@
 //! What a run needs of the world of models and plugins: a model on which methods edit, with undo.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use engraft_plugin_api::{Descriptor, EditRequest, Params};
 
 use super::settings::{MethodSettings, Settings};
 use crate::base::Result;
 use crate::metrics::Scorer;
+use crate::plugins::ArtefactFile;
 
 /// A model and methods that edit it. A run calls, in this order: [`describe`](Self::describe) for each method,
 /// [`open`](Self::open) once, then for each method [`start`](Self::start) and any number of edits and rollbacks.
 pub trait Workbench {
-    /// Loads a method's library and checks the parameters with [`MethodSettings::check`]. No model is opened.
+    /// Loads a method's library, checks the parameters with [`MethodSettings::check`], and reads what the method learnt
+    /// before. No model is opened.
     ///
     /// # Errors
-    /// If the library cannot be found or loaded; `config-param`.
+    /// If the library cannot be found or loaded; `config-param`; `config-path` and the `artefact-*` codes.
     fn describe(&mut self, method: &MethodSettings) -> Result<Described>;
 
     /// Opens the model and whatever edits need besides.
     ///
     /// # Errors
-    /// If the model or the device cannot be had.
+    /// If the model or the device cannot be had; `artefact-base` if a method learnt on another model.
     fn open(&mut self, settings: &Settings) -> Result<Opened>;
 
     /// Creates the method that edits from now on: the `index`-th of the settings that were opened, with the parameters
@@ -62,6 +65,8 @@ pub struct Described {
     pub library: PathBuf,
     /// The hash of the library.
     pub hash: String,
+    /// What it learnt before.
+    pub artefact: Option<Arc<ArtefactFile>>,
 }
 
 /// An open model, for the manifest.

@@ -143,6 +143,7 @@ mod tests {
             id: "1".into(),
             request: EditRequest { id: "1".into(), prompt: "{} is".into(), subject: Some("P".into()), target },
             prompt: "P is".into(),
+            relation: None,
             probes: Probes {
                 paraphrases: vec![probe("a", None)],
                 neighbours: vec![probe("b", Some("no")), probe("c", None)],

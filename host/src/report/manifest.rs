@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::training::Overlap;
+
 /// The protocol of a run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Manifest {
@@ -93,4 +95,20 @@ pub struct MethodEntry {
     pub params: BTreeMap<String, String>,
     /// How many records this method cannot take.
     pub unusable: usize,
+    /// What it learnt before, if anything.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub artefact: Option<ArtefactEntry>,
+}
+
+/// What a method learnt before a run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ArtefactEntry {
+    /// The file.
+    pub path: String,
+    /// The hash by which patches name it.
+    pub hash: String,
+    /// The hash of the data that it was trained on.
+    pub data: String,
+    /// What its training shares with this evaluation.
+    pub overlap: Overlap,
 }

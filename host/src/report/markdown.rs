@@ -68,6 +68,18 @@ fn protocol(out: &mut String, manifest: &Manifest) -> std::fmt::Result {
             method.hash,
             method.family
         )?;
+        if let Some(artefact) = &method.artefact {
+            writeln!(
+                out,
+                "  - artefact {} (`{}`), trained on the data `{}`",
+                code(&artefact.path),
+                artefact.hash,
+                artefact.data
+            )?;
+            if let Some(warning) = artefact.overlap.warning() {
+                writeln!(out, "  - **warning:** {warning}")?;
+            }
+        }
     }
     writeln!(out)
 }
@@ -92,7 +104,7 @@ fn cases<'a>(out: &mut String, label: &str, lines: impl Iterator<Item = &'a Case
 }
 
 /// Text in which nothing is Markdown, on one line.
-fn plain(text: &str) -> String {
+pub(super) fn plain(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
         match c {
@@ -105,7 +117,7 @@ fn plain(text: &str) -> String {
 }
 
 /// Text in code style, on one line: the fence is longer than any row of backticks inside.
-fn code(text: &str) -> String {
+pub(super) fn code(text: &str) -> String {
     let text: String = text.escape_debug().to_string().replace("\\\"", "\"").replace("\\'", "'");
     let longest = text.split(|c| c != '`').map(str::len).max().unwrap_or(0);
     let fence = "`".repeat(longest + 1);

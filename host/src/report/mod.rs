@@ -8,9 +8,14 @@ mod manifest;
 mod markdown;
 mod summary;
 mod table;
+mod training;
 
 pub use case::{CaseLine, Failure, RequestLine, Stage, TextPair};
-pub use manifest::{DataEntry, Manifest, MethodEntry, ModelEntry, SkippedEntry};
+pub use manifest::{ArtefactEntry, DataEntry, Manifest, MethodEntry, ModelEntry, SkippedEntry};
 pub use markdown::markdown;
 pub use summary::{MethodSummary, Seconds, Summary};
 pub use table::table;
+pub use training::{
+    Figure, MetricLine, Overlap, TrainDataEntry, TrainManifest, TrainModelEntry, TrainSummary, Trained, figures,
+    training_markdown, training_page,
+};

@@ -153,7 +153,7 @@ impl Workbench for Bench {
             params: specs(),
         };
         let params = method.check(&descriptor.params)?;
-        Ok(Described { descriptor, params, library: Path::new("libtable.so").into(), hash: "p".into() })
+        Ok(Described { descriptor, params, library: Path::new("libtable.so").into(), hash: "p".into(), artefact: None })
     }
 
     fn open(&mut self, _: &Settings) -> Result<Opened> {
