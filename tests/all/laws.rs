@@ -74,7 +74,9 @@ fn the_splicing_and_the_intercepting_example_make_the_same_of_a_model() {
             let (method, version, params) = (name.to_owned(), "1".into(), method.params().clone());
             // Patches are known by the method that is attached.
             let method = method.trim_start_matches("engraft_").replace('_', "-");
-            ids.push(model.commit(Proposal { method, version, params, requests, changes }).expect("commits"));
+            ids.push(
+                model.commit(Proposal { method, version, params, artefact: None, requests, changes }).expect("commits"),
+            );
         }
         let text = requests(2).iter().map(|r| r.filled().expect("fits")).collect::<Vec<_>>().join(". ");
         let row = model.tokenizer().and_then(|t| t.encode(&text)).expect("encodes").ids;

@@ -32,7 +32,7 @@ fn a_misspelt_key_is_refused_with_its_place_and_the_nearest_key() {
     assert_eq!(
         with("sed = 1"),
         "[config-key] e.toml, line 2, column 1: unknown key `sed` (did you mean `seed`? known: name, seed, model, \
-         data, run, statistics, method)"
+         data, run, statistics, train, method)"
     );
     assert_eq!(
         refused("path = \"model\"", "path = \"model\"\n  devise = \"cpu\"", &[]),
@@ -111,7 +111,7 @@ fn overrides_are_checked_like_the_file() {
     assert_eq!(
         set("modle.path=x"),
         "[config-key] --set modle.path=x: unknown key `modle` (did you mean `model`? known: name, seed, model, data, \
-         run, statistics, method)"
+         run, statistics, train, method)"
     );
     assert_eq!(
         set("method.0.params.layr=2"),

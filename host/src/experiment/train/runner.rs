@@ -195,6 +195,7 @@ impl Learning<'_> {
             Teacher { book: self.book, control: self.control, method: *index, training, failed: Mutex::default() };
         let access = Access {
             model: bench.model_or_refuse()?,
+            method: Some(name.clone()),
             corpus: plan.settings.corpus.clone(),
             cancel: self.control.cancel.clone(),
             seed: random::seed(plan.train.seed, &["train", &name]),
