@@ -234,7 +234,9 @@ fn patches_of_a_journal_are_chosen_by_their_identifiers() {
             let weight = WeightRef::Block(0, Role::MlpOut);
             let changes = vec![Change::Weight { weight, delta: Delta::LowRank { left, right } }];
             let (method, version, params) = ("by hand".into(), "1".into(), Params::default());
-            model.commit(Proposal { method, version, params, requests: Vec::new(), changes }).expect("an edit")
+            model
+                .commit(Proposal { method, version, params, artefact: None, requests: Vec::new(), changes })
+                .expect("an edit")
         };
         let ids = [0.5, -0.7, 0.9].map(commit);
         model.rollback(&ids[2]).expect("it is active");
