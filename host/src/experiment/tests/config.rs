@@ -41,7 +41,7 @@ fn a_misspelt_key_is_refused_with_its_place_and_the_nearest_key() {
     assert_eq!(
         refused("[[method]]", "[[method]]\nlabels = \"a\"", &[]),
         "[config-key] e.toml, line 9, column 1: unknown key `labels` (did you mean `label`? known: plugin, label, \
-         params)"
+         artefact, params)"
     );
     assert_eq!(
         refused("[data]", "[statistics]\ncorpsu = \"a\"\n[data]", &[]),
