@@ -420,7 +420,8 @@ fn splice(runtime: &Runtime, large: &Path) -> Outcome<()> {
     let commit = |seed: f32, keys: usize| -> Outcome<f64> {
         let (method, version) = ("bench".to_owned(), "1".to_owned());
         let changes = vec![codebook(&with, keys, seed)?];
-        let proposal = Proposal { method, version, params: Params::default(), requests: Vec::new(), changes };
+        let proposal =
+            Proposal { method, version, params: Params::default(), artefact: None, requests: Vec::new(), changes };
         seconds(|| with.commit(proposal.clone()).map(drop).map_err(Into::into))
     };
     let first = commit(0.0, 98)?;
