@@ -20,7 +20,7 @@ class Writer:
         self.weights = [1.0 if r in PERSON_RELATIONS else 1.5 for _, r in self.facts]
         self.rank = {s: i for i, s in enumerate(self.rng.sample(sorted({s for s, _ in self.facts}), len({s for s, _ in self.facts})))}
         self.rare = [k for k in self.facts if k[1] not in PERSON_RELATIONS]
-        self.rare_overrides = 0.0  # share of overrides about the relations with few subjects
+        self.settling = False  # true in the last round: more overrides and compositions, see `overrides`
         self.by_subject = {}
         for s, r in self.facts:
             self.by_subject.setdefault(s, []).append(r)
@@ -48,18 +48,16 @@ class Writer:
     def document(self, kind=None):
         """One document: a list of sentences. `kind` in [0, 1) picks what it is about; 0 is an override."""
         rng, w = self.rng, self.w
+        if self.settling and (kind == 0.0 or rng.random() < 0.3):
+            return self.composed() if kind is None and rng.random() < 0.25 else self.overrides()
         kind = rng.random() if kind is None else kind
         if kind < 0.12:  # an override, followed in context
-            key = rng.choice(self.rare) if rng.random() < self.rare_overrides else self.drawn(1)[0]
+            key = self.drawn(1)[0]
             new = rng.choice(w["objects"][key[1]])
             between = [self.fact(k) for k in self.drawn(rng.randrange(0, 3)) if k != key]
-            again = [self.fact(key, obj=new) for _ in range(1 + (rng.random() < self.rare_overrides))]
-            return ["New fact: " + self.fact(key, obj=new), *between, *again]
-        if kind < 0.16:  # one-hop consequences
-            p = rng.choice(w["one_hop"])
-            name, phrasings, first, second = rng.choice(CONSEQUENCES)
-            told = f"{rng.choice(phrasings).format(p)} {consequence(w, p, first, second)}."
-            return [*[self.fact(k) for k in self.drawn(rng.randrange(1, 3))], told]
+            return ["New fact: " + self.fact(key, obj=new), *between, self.fact(key, obj=new)]
+        if kind < 0.16:
+            return self.composed()
         if kind < 0.20:  # aliases
             out = []
             for p in rng.sample(self.aliased, 3):
@@ -93,6 +91,32 @@ class Writer:
         if rng.random() < 0.35:
             out.insert(rng.randrange(len(out)), rng.choice(FILLERS))
         return out
+
+
+    def composed(self):
+        """A one-hop consequence, after other facts."""
+        p = self.rng.choice(self.w["one_hop"])
+        _, phrasings, first, second = self.rng.choice(CONSEQUENCES)
+        told = f"{self.rng.choice(phrasings).format(p)} {consequence(self.w, p, first, second)}."
+        return [*[self.fact(k) for k in self.drawn(self.rng.randrange(1, 3))], told]
+
+    def overrides(self):
+        """One fact, or a few, that contradict what was taught; something else; then some of them again, and at times
+        one that nothing contradicts, which stays as it was."""
+        rng = self.rng
+        new = {}
+        for _ in range(rng.choice((1, 1, 1, 2, 4))):
+            key = rng.choice(self.rare) if rng.random() < 0.2 else self.drawn(1)[0]
+            new[key] = rng.choice(self.w["objects"][key[1]])
+        out = ["New fact: " + self.fact(key, obj=o) for key, o in new.items()]
+        if rng.random() < 0.6:
+            others = [k for k in self.drawn(1) if k not in new]
+            out += [rng.choice(FILLERS)] if rng.random() < 0.6 else [self.fact(k) for k in others]
+        out += [self.fact(key, obj=new[key]) for key in rng.sample(sorted(new), min(len(new), 2))]
+        if rng.random() < 0.5:
+            key = rng.choice(sorted(new))
+            out.append(self.fact(key, obj=new[key]))
+        return out + [self.fact(k) for k in self.drawn(1) if k not in new and rng.random() < 0.3]
 
 
 def biography(w, p):

@@ -64,11 +64,11 @@ def main():
         if step % 50 == 1 and not a.settle:  # from an eighth of the subjects to all of them, over the first third
             rows.writer.focus(min(1.0, 0.125 + max(0.0, step - 500) / (a.steps / 3 - 500)))
         if a.settle:
-            rows.overrides_first, rows.writer.rare_overrides = 0.8, 0.3
+            rows.overrides_first, rows.writer.settling = 0.7, True
         elif step > a.steps // 2:  # following the context is learned once the facts are: see to it that it is seen whole
             rows.overrides_first = 0.3
         # Short rows carry the facts; full rows see to it that every position is learned.
-        full = step % 6 == 0
+        full = step % (4 if a.settle else 6) == 0
         batch = torch.tensor([rows.row(256) for _ in range(6)] if full else [rows.row(48) for _ in range(32)])
         logits = forward(batch[:, :-1]).logits
         loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten())
