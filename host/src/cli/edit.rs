@@ -5,13 +5,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use engraft_plugin_api::{Change, EditRequest, GenerateRequest, Level, Target};
+use engraft_plugin_api::{Change, EditRequest, Level, Target};
 use serde::Serialize;
 
 use super::out::Progress;
 use super::{ModelArgs, PluginPath, cancel_on_interrupt, out, shown, usage};
 use crate::base::{Cancel, Result, atomic};
-use crate::model::{Continuation, Model};
+use crate::model::{Continuation, Model, Question};
 use crate::plugins::{Access, ArtefactFile, Deadlines, Interception, Listener, Method, params, watched};
 use crate::weights::Rounding;
 
@@ -218,14 +218,12 @@ impl EditOne {
     fn listen(&self, model: &Model, prompt: &str, cancel: &Cancel) -> Result<Said> {
         cancel.check()?;
         let tokenizer = model.tokenizer()?;
-        let row = tokenizer.encode(prompt)?.ids;
         let spaced = if self.target.starts_with(' ') { self.target.clone() } else { format!(" {}", self.target) };
         let tokens = tokenizer.encode(&spaced)?.ids;
-        let scored = model.score(&[Continuation { prompt: row.clone(), tokens }])?;
+        let scored = model.score(&[Continuation { prompt: tokenizer.encode(prompt)?.ids, tokens }])?;
         let log: f64 = scored[0].log_probs.iter().map(|&p| f64::from(p)).sum();
-        let stop = tokenizer.end_tokens().to_vec();
-        let request = GenerateRequest { rows: vec![row], max_new: 12, stop, ..GenerateRequest::default() };
-        let text = tokenizer.decode(&model.generate_until(&request, Some(cancel))?.remove(0))?;
+        let question = Question { prompts: vec![prompt.to_owned()], max_new: 12, ..Question::default() };
+        let text = model.ask(&question, Some(cancel))?.answers.remove(0).text;
         Ok(Said { text, target_probability: log.exp() })
     }
 }

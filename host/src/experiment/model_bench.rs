@@ -4,14 +4,14 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
-use engraft_plugin_api::{EditRequest, GenerateRequest, Level, Params};
+use engraft_plugin_api::{EditRequest, Level, Params};
 
 use super::codes;
 use super::settings::{MethodSettings, PluginRef, Settings};
 use super::workbench::{Described, Edit, Opened, Workbench};
 use crate::base::{Cancel, Error, Result, random};
 use crate::metrics::{Query, Scored, Scorer};
-use crate::model::{Continuation, Model, OpenOptions};
+use crate::model::{Continuation, Model, OpenOptions, Question};
 use crate::plugins::{Access, ArtefactFile, Interception, Library, Listener, Method, Registry, SearchPath};
 use crate::runtime::{Device, Notify, Runtime, RuntimeSettings, memory};
 use crate::weights::PatchId;
@@ -215,11 +215,8 @@ impl Scorer for ModelScorer {
     }
 
     fn generate(&self, prompts: &[String], max_new: usize) -> Result<Vec<String>> {
-        let tokenizer = self.model.tokenizer()?;
-        let rows = prompts.iter().map(|p| Ok(tokenizer.encode(p)?.ids)).collect::<Result<Vec<_>>>()?;
-        let stop = tokenizer.end_tokens().to_vec();
-        let request = GenerateRequest { rows, max_new, stop, ..GenerateRequest::default() };
-        let new = self.model.generate_until(&request, Some(&self.cancel))?;
-        new.iter().map(|ids| tokenizer.decode(ids)).collect()
+        let question = Question { prompts: prompts.to_vec(), max_new, ..Question::default() };
+        let answers = self.model.ask(&question, Some(&self.cancel))?.answers;
+        Ok(answers.into_iter().map(|answer| answer.text).collect())
     }
 }
