@@ -50,6 +50,20 @@ codes! {
     Plugin SPLICE_NOT_FINITE "splice-not-finite" "A splice was tried on the probe and made NaN or an infinity; the message \
         names the site. Nothing was changed. A division by a distance or a norm that is zero is the usual cause, and in \
         models of float16 a number beyond 65504.";
+    Plugin ROUTE_METHOD "route-method" "A patch has a method decide what becomes of requests, and the method that made it \
+        is not attached to the model with the same parameters. A patch alone cannot do what its method does. Load the \
+        method's plugin and attach it before the patch is applied, choose other patches for the request, or roll the \
+        patch back.";
+    Plugin ROUTE_PANICKED "route-panicked" "A method panicked while it decided what becomes of a request. The request \
+        ended with this error, and the model serves on. This is a fault of the method.";
+    Plugin ROUTE_INVALID "route-invalid" "A method decided of a request what cannot be: it named patches that the query \
+        does not hold, gave a prompt without tokens or with tokens that the model lacks, or a share outside of 0 to 1. \
+        The request ended with this error, and the model serves on. This is a fault of the method.";
+    Plugin ROUTE_VOCAB "route-vocab" "The network that a method lets answer does not give finite logits \
+        `[rows, columns, vocab]` of the vocabulary of the model that is edited, as its first output. A network with a \
+        tokenizer of its own cannot answer for the model. Train or export it with the model's tokenizer.";
+    Plugin ROUTE_TRIAL "route-trial" "A request that is routed was made under a trial change that routes. A trial \
+        change does not say which method is to be asked for it, so routes act only in patches that are committed.";
     Plugin MODULE_UNKNOWN "module-unknown" "A method named a network of its own that it has not opened on this model. \
         This is a defect of the plugin: a network is opened before it is used, for each model anew.";
     Plugin MODULE_WEIGHT "module-weight" "A method named a weight that its network does not have, gave it values of \
@@ -63,6 +77,8 @@ codes! {
         plugin was built for a newer one.";
     Model EXPORT_INTERCEPT "export-intercept" "An active patch has a method called in the middle of forward passes, \
         which a plain ONNX model cannot hold. Nothing was written. Roll the patch back before the export.";
+    Model EXPORT_ROUTE "export-route" "An active patch has a method decide what becomes of each request, which a plain \
+        ONNX model cannot hold. Nothing was written. Roll the patch back before the export.";
     Model EXPORT_TARGET "export-target" "A model cannot be exported to the place asked for: it is the base model's own \
         folder. Name a folder of its own.";
 }

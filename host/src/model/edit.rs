@@ -8,6 +8,7 @@ use super::codes;
 use super::feed;
 use super::intercept::{Intercepts, intercepts};
 use super::open::{Model, State};
+use super::route::Routes;
 use super::splice::splices;
 use crate::base::{Error, Hash, Result};
 use crate::hooks::{check_place, check_slot_branch};
@@ -93,6 +94,10 @@ impl Model {
                     checked.push(self.check_splice(splice)?);
                     continue;
                 }
+                Change::Route => {
+                    checked.push(Checked::default());
+                    continue;
+                }
                 Change::State(_) if states == 0 => {
                     states += 1;
                     checked.push(Checked::default());
@@ -107,7 +112,7 @@ impl Model {
                     continue;
                 }
                 _ => {
-                    let text = format!("{} is not carried out by this host", kind(change));
+                    let text = "a change of a kind that is not known is not carried out by this host";
                     return Err(Error::new(&weight_codes::CHANGE_UNSUPPORTED, text));
                 }
             };
@@ -125,13 +130,14 @@ impl Model {
     ///
     /// Every change is checked, the journal is written, the sum of patches is swapped in one step, and probe logits
     /// are compared: an edit that does not reach the running model is taken back and is an error. A proposal without
-    /// changes to weights, slots, splices or interceptions is a patch without effect. Slots may be silent at the probe:
+    /// changes to weights, slots, splices or interceptions has no effect on a pass. Slots may be silent at the probe:
     /// such are proven by probe logits with all of the patch's slots held open. Splices and interceptions may be silent
-    /// there; splices must make finite numbers of it, which is tried before anything is written. What weights in fewer bits than float32 would lose of it in an export is
+    /// there; splices must make finite numbers of it, which is tried before anything is written. What a method makes of
+    /// requests by routing is not proven: it depends on the request. What weights in fewer bits than float32 would lose of it in an export is
     /// noted in the journal: [`Model::rounding`].
     ///
     /// # Errors
-    /// As [`Model::validate`]; `patch-applied`; `edit-no-effect`; `intercept-method`; `splice-conflict` or
+    /// As [`Model::validate`]; `patch-applied`; `edit-no-effect`; `intercept-method` or `route-method`; `splice-conflict` or
     /// `splice-table` if a splice cannot stand beside those of active patches; `splice-not-finite`; what the journal or
     /// the runtime meets.
     pub fn commit(&self, proposal: Proposal) -> Result<PatchId> {
@@ -152,6 +158,7 @@ impl Model {
         }
         self.validate(&patch.changes, Limits::default())?;
         self.check_attached(&patch)?;
+        self.check_routing(&patch)?;
         let rounding = self.rounding_of(&patch.changes)?;
         let patch = Arc::new(patch);
         let mut journal = self.journal.lock().unwrap_or_else(|e| e.into_inner());
@@ -243,9 +250,10 @@ impl Model {
         let values = feed::overlay_values(&overlay, self.graph(), self.anatomy())?;
         let grafts = self.grafts(&overlay)?;
         let intercepts = Arc::new(Intercepts::of(&patches));
-        let hash = intercepts.hash(overlay.hash());
+        let routes = Routes::of(&patches);
+        let hash = routes.hash(intercepts.hash(overlay.hash()));
         let overlay = Arc::new(overlay);
-        Ok(State { hash, patches, overlay, values, intercepts, grafts, sums: Arc::default() })
+        Ok(State { hash, patches, overlay, values, intercepts, grafts, routes, sums: Arc::default() })
     }
 
     /// True if a patch that was made part of the model shows in the probe logits, which were `before`.
@@ -301,14 +309,6 @@ fn opened(change: &Change) -> Option<Change> {
         None => None,
     };
     Some(Change::Slots(Slots { keys: silent(&slots.keys), bias: open(&slots.bias)?, gate, ..slots.clone() }))
-}
-
-/// The kind of a change in words.
-fn kind(change: &Change) -> &'static str {
-    match change {
-        Change::Route => "routing",
-        _ => "a change of a kind that is not known",
-    }
 }
 
 /// The state that the journal recorded when exactly `patches` were active, the last time they were.

@@ -8,6 +8,7 @@ use engraft_plugin_api::WeightRef;
 
 use super::intercept::intercepts;
 use super::open::Model;
+use super::route::routes;
 use super::{codes, feed, narrow};
 use crate::anatomy::WeightEdge;
 use crate::base::{Error, Result};
@@ -24,7 +25,7 @@ impl Model {
     /// that takes from the sum is returned, for each weight in fewer bits than float32.
     ///
     /// # Errors
-    /// `export-target`, `export-exists`, `export-intercept`, `splice-plain`, `file-write` or `disk-full`; `edit-no-effect` if rounding leaves nothing of
+    /// `export-target`, `export-exists`, `export-intercept`, `export-route`, `splice-plain`, `file-write` or `disk-full`; `edit-no-effect` if rounding leaves nothing of
     /// all that was edited.
     pub fn export(&self, target: &Path) -> Result<Vec<Rounding>> {
         let own = self.folder().canonicalize().ok();
@@ -36,6 +37,10 @@ impl Model {
         if let Some((id, patch)) = state.patches.iter().find(|(_, patch)| intercepts(&patch.changes)) {
             let text = format!("the patch {id} has `{}` called in the middle of passes", patch.method);
             return Err(Error::new(&codes::EXPORT_INTERCEPT, text).help("roll it back before the export"));
+        }
+        if let Some((id, patch)) = state.patches.iter().find(|(_, patch)| routes(&patch.changes)) {
+            let text = format!("the patch {id} has `{}` decide what becomes of requests", patch.method);
+            return Err(Error::new(&codes::EXPORT_ROUTE, text).help("roll it back before the export"));
         }
         let rounding = self.rounding_in(&state.overlay)?;
         let edited = feed::branches(&state.overlay).into_iter().map(|(weight, _)| weight).collect::<BTreeSet<_>>();

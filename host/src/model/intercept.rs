@@ -9,11 +9,12 @@ use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, RwLock};
 
-use engraft_plugin_api::{ActivePatch, Change, InterceptCall, InterceptRow, Params, Site, Tensor};
+use engraft_plugin_api::{ActivePatch, Change, InterceptCall, InterceptRow, Params, Route, RouteQuery, Site, Tensor};
 use ndarray::{ArrayView2, ArrayViewD, Axis};
 
 use super::codes;
 use super::open::Model;
+use super::route::Routing;
 use super::statistic::state_of;
 use super::visible::Visible;
 use crate::base::{Error, Hash, Hasher, Result};
@@ -22,13 +23,26 @@ use crate::runtime::codes as runtime_codes;
 use crate::runtime::operator::Called;
 use crate::weights::{Patch, PatchId, codes as weight_codes};
 
-/// A method that sees and replaces activations on their way through a model. Requests may call it at once.
+/// A method that requests call: it decides what becomes of them, or sees and replaces activations on their way through
+/// the model. Requests may call it at once.
 pub trait Interceptor: Send + Sync {
     /// What an activation becomes, in its shape; none to leave it as it is.
     ///
     /// # Errors
     /// Whatever went wrong; the request fails with it, and the model serves on.
-    fn intercept(&self, call: &InterceptCall<'_>) -> Result<Option<Tensor>>;
+    fn intercept(&self, call: &InterceptCall<'_>) -> Result<Option<Tensor>> {
+        let _ = call;
+        Ok(None)
+    }
+
+    /// What becomes of a request, asked before its first pass. It is to depend on the query and the base model alone.
+    ///
+    /// # Errors
+    /// Whatever went wrong; the request fails with it, and the model serves on.
+    fn route(&self, routing: &Routing<'_>, query: &RouteQuery<'_>) -> Result<Route> {
+        let _ = (routing, query);
+        Ok(Route::Base)
+    }
 
     /// The hash of what the method learnt before: it serves the patches that were made with the same.
     fn artefact(&self) -> Option<Hash> {
@@ -45,12 +59,18 @@ type Method = (String, Params, Arc<dyn Interceptor>);
 
 impl Attached {
     /// The method that made a patch: of the same name, with the same parameters and artefact.
-    fn find(&self, patch: &Patch) -> Result<Arc<dyn Interceptor>> {
+    pub(super) fn find(&self, patch: &Patch) -> Option<Arc<dyn Interceptor>> {
         let Patch { method, params, artefact, .. } = patch;
         let all = self.0.read().unwrap_or_else(|e| e.into_inner());
         let found = all.iter().find(|(m, p, i)| m == method && p == params && i.artefact() == *artefact);
-        found.map(|(_, _, interceptor)| interceptor.clone()).ok_or_else(|| {
-            let with = if artefact.is_some() { "parameters and artefact" } else { "parameters" };
+        found.map(|(_, _, interceptor)| interceptor.clone())
+    }
+
+    /// The method that intercepts for a patch.
+    fn interceptor(&self, patch: &Patch) -> Result<Arc<dyn Interceptor>> {
+        self.find(patch).ok_or_else(|| {
+            let method = &patch.method;
+            let with = if patch.artefact.is_some() { "parameters and artefact" } else { "parameters" };
             let text = format!("a patch of `{method}` intercepts, and `{method}` with its {with} is not attached");
             Error::new(&codes::INTERCEPT_METHOD, text).help("load the method's plugin and attach it to the model")
         })
@@ -151,8 +171,8 @@ impl Intercepts {
 }
 
 impl Model {
-    /// Hands in the method that intercepts for patches which were made by a method of this name with these parameters
-    /// and this artefact. It takes the place of an earlier one; requests in flight keep theirs.
+    /// Hands in the method that intercepts and routes for patches which were made by a method of this name with these
+    /// parameters and this artefact. It takes the place of an earlier one; requests in flight keep theirs.
     pub fn attach(&self, method: &str, params: &Params, interceptor: Arc<dyn Interceptor>) {
         let artefact = interceptor.artefact();
         let mut all = self.attached.0.write().unwrap_or_else(|e| e.into_inner());
@@ -160,9 +180,9 @@ impl Model {
         all.push((method.to_owned(), params.clone(), interceptor));
     }
 
-    /// That the methods which a patch needs are attached.
+    /// That the method which intercepts for a patch is attached.
     pub(super) fn check_attached(&self, patch: &Patch) -> Result<()> {
-        if intercepts(&patch.changes) { self.attached.find(patch).map(drop) } else { Ok(()) }
+        if intercepts(&patch.changes) { self.attached.interceptor(patch).map(drop) } else { Ok(()) }
     }
 
     /// That the sites of an interception are sites of this model with a vector for each row and position, each named
@@ -190,7 +210,7 @@ impl Model {
             return Ok(None);
         }
         let first = intercepts.methods.iter().flat_map(|of| of.patches.first());
-        let found = first.map(|own| self.attached.find(&own.patch)).collect::<Result<_>>()?;
+        let found = first.map(|own| self.attached.interceptor(&own.patch)).collect::<Result<_>>()?;
         Ok(Some(Arc::new(Pass { found, intercepts: intercepts.clone(), ends, visible: visible.clone() })))
     }
 }
@@ -290,7 +310,7 @@ fn kept(call: &InterceptCall<'_>, new: Tensor) -> Result<Tensor> {
 }
 
 /// What a panic said.
-fn words(payload: &(dyn Any + Send)) -> &str {
+pub(super) fn words(payload: &(dyn Any + Send)) -> &str {
     let text = payload.downcast_ref::<&str>().copied();
     text.or_else(|| payload.downcast_ref::<String>().map(String::as_str)).unwrap_or("it did not say why")
 }

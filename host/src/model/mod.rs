@@ -7,7 +7,7 @@
 //! request in flight keeps the sum it began with.
 //!
 //! One file a verb: `open`, `run`, `gradient`, `generate`, `score`, `edit` (validate, commit, roll back), `export`,
-//! `moments`, `narrow` (what rounding takes from deltas); `intercept` has methods called in the middle of a pass, `module` runs
+//! `moments`, `narrow` (what rounding takes from deltas); `intercept` has methods called in the middle of a pass, `route` before it, `module` runs
 //! networks of methods; `splice` reads and tries graphs that patches bring along, `statistic` tells a method what its
 //! active patches hold; `visible` tells which patches each row of a request sees, and `split` runs rows apart that cannot
 //! share a batch;
@@ -28,6 +28,7 @@ mod module;
 mod moments;
 mod narrow;
 mod open;
+mod route;
 mod run;
 mod score;
 mod splice;
@@ -42,5 +43,6 @@ pub use edit::{Limits, Proposal};
 pub use generate::{Answer, Answers, End, Question};
 pub use intercept::Interceptor;
 pub use open::{Model, OpenOptions};
+pub use route::Routing;
 pub use score::{Continuation, ScoredContinuation};
 pub use visible::{Active, View};

@@ -109,6 +109,21 @@ impl Model {
         })
     }
 
+    /// The name of a network's first output.
+    ///
+    /// # Errors
+    /// `module-unknown` or `module-output`
+    pub(super) fn first_output(&self, module: &ModuleId) -> Result<String> {
+        let network = self.network_of(module)?;
+        network
+            .graph
+            .outputs()
+            .into_iter()
+            .next()
+            .map(|port| port.name)
+            .ok_or_else(|| Error::new(&codes::MODULE_OUTPUT, format!("the network `{}` has no output", network.name)))
+    }
+
     fn network(&self, name: &str, source: &ModuleSource) -> Result<Network> {
         let (graph, tokenizer) = match &source.graph {
             ModuleGraph::Bytes(bytes) => {

@@ -11,6 +11,7 @@ use super::feed;
 use super::footprint::Footprint;
 use super::intercept::{Attached, Intercepts};
 use super::module::Modules;
+use super::route::Routes;
 use super::visible::Sums;
 use crate::anatomy::Anatomy;
 use crate::base::{Error, Hash, Hasher, Result, atomic};
@@ -71,6 +72,7 @@ pub(super) struct State {
     pub(super) values: Values,
     pub(super) intercepts: Arc<Intercepts>,
     pub(super) grafts: Vec<Arc<Graft>>,
+    pub(super) routes: Routes,
     /// Sums of chosen patches.
     pub(super) sums: Arc<Sums>,
     pub(super) hash: Hash,
@@ -85,6 +87,7 @@ impl State {
             values: Values::default(),
             intercepts: Arc::default(),
             grafts: Vec::new(),
+            routes: Routes::default(),
             sums: Arc::default(),
             hash: Overlay::default().hash(),
         }
@@ -255,6 +258,14 @@ impl Model {
             }
         }
         Ok(Tensor::f32(place.shape, values)?)
+    }
+
+    /// As [`Model::weight`] on the base model, whatever patches are active.
+    ///
+    /// # Errors
+    /// As [`Model::weight`].
+    pub fn weight_of_base(&self, weight: WeightRef) -> Result<Tensor> {
+        Ok(Tensor::f32(self.anatomy.weight(weight)?.shape, self.base_weight(weight)?)?)
     }
 
     /// A weight as the file has it, `[in, out]`.

@@ -11,7 +11,7 @@ use super::intercept::{Intercepts, ends, intercepts};
 use super::open::{Model, State};
 use super::splice::set_ends;
 use super::split::{Joined, part};
-use super::visible::{Sums, View, Visible};
+use super::visible::{Active, Sums, Visible};
 use crate::base::{Cancel, Error, Result};
 use crate::hooks::{Graft, Name, Rig, Values};
 use crate::runtime::Value;
@@ -72,24 +72,29 @@ impl Model {
     /// # Errors
     /// As [`Model::run`], and `interrupted`.
     pub fn run_until(&self, request: &RunRequest, cancel: Option<&Cancel>) -> Result<RunReply> {
-        self.run_seeing(request, &View::default(), cancel)
+        self.run_seeing(request, &[], cancel)
     }
 
     /// As [`Model::run_until`], with patches chosen for the rows. Rows that see different patches share a batch, but
-    /// where patches have dense deltas: rows that see different ones of those are run one group after the other.
+    /// where patches have dense deltas: rows that see different ones of those are run one group after the other. Of the
+    /// patches that are said to be active, empty for all of them, one for all rows alike or else one for each row, rows
+    /// see also those that route requests: a pass is not routed.
     ///
     /// # Errors
     /// As [`Model::run_until`]; `patch-unknown` if a patch is not active, `active-rows`.
-    pub fn run_seeing(&self, request: &RunRequest, view: &View, cancel: Option<&Cancel>) -> Result<RunReply> {
+    pub fn run_seeing(&self, request: &RunRequest, active: &[Active], cancel: Option<&Cancel>) -> Result<RunReply> {
         let seen = self.seen(&request.under)?;
-        let visible = seen.visible(view, request.rows.len())?;
+        let visible = seen.visible(active, request.rows.len())?;
         self.run_seen(request, &seen, &visible, cancel)
     }
 
-    /// As [`Model::run_until`] without any patch.
-    pub(super) fn run_base(&self, request: &RunRequest, cancel: Option<&Cancel>) -> Result<RunReply> {
-        let state = Arc::new(State::base());
-        self.run_seen(request, &Seen::of(state, &request.under), &Visible::all(request.rows.len()), cancel)
+    /// As [`Model::run_until`] on the base model, whatever patches are active.
+    ///
+    /// # Errors
+    /// As [`Model::run_until`].
+    pub fn run_base(&self, request: &RunRequest, cancel: Option<&Cancel>) -> Result<RunReply> {
+        let seen = self.seen_on_base(&request.under)?;
+        self.run_seen(request, &seen, &Visible::all(request.rows.len()), cancel)
     }
 
     /// A pass under what its rows see.
@@ -179,7 +184,15 @@ impl Model {
 
     /// The committed changes and the trial ones on top.
     pub(super) fn seen<'r>(&self, under: &'r [Change]) -> Result<Seen<'r>> {
-        let state = self.state();
+        self.seen_on(self.state(), under)
+    }
+
+    /// Trial changes on top of the base model.
+    pub(super) fn seen_on_base<'r>(&self, under: &'r [Change]) -> Result<Seen<'r>> {
+        self.seen_on(Arc::new(State::base()), under)
+    }
+
+    fn seen_on<'r>(&self, state: Arc<State>, under: &'r [Change]) -> Result<Seen<'r>> {
         if under.is_empty() {
             return Ok(Seen::of(state, under));
         }

@@ -5,6 +5,7 @@ use engraft_plugin_api::{Place, RunRequest};
 use super::codes;
 use super::generate::argmax;
 use super::open::Model;
+use super::route::{Way, mixed};
 use super::run::Seen;
 use super::visible::{View, Visible};
 use crate::base::{Cancel, Error, Result};
@@ -42,8 +43,13 @@ impl Model {
     /// As [`Model::score`], with patches chosen for the continuations, stopping soon when cancelled. All are scored by
     /// the model as it is when the call begins.
     ///
+    /// Where `view` says so, as it does by default, methods whose patches route are asked first, once a continuation,
+    /// about its prompt: it may see fewer patches, its tokens may be scored after another prompt than its own, or with
+    /// the probabilities of another network, alone or mixed with those of the model.
+    ///
     /// # Errors
-    /// As [`Model::score`]; `patch-unknown` if a patch is not active, `active-rows`, `interrupted`.
+    /// As [`Model::score`]; `patch-unknown` if a patch is not active, `active-rows`; `route-method`, and what a method
+    /// that routes meets; `route-vocab`; `interrupted`.
     pub fn score_seeing(
         &self,
         continuations: &[Continuation],
@@ -54,58 +60,112 @@ impl Model {
             return Err(Error::new(&codes::ROW_EMPTY, "a prompt or a continuation holds no token"));
         }
         let seen = self.seen(&[])?;
-        let visible = seen.visible(view, continuations.len())?;
-        let mut scored = Vec::with_capacity(continuations.len());
-        while scored.len() < continuations.len() {
-            let (from, rest) = (scored.len(), &continuations[scored.len()..]);
+        let prompts: Vec<&[u32]> = continuations.iter().map(|c| c.prompt.as_slice()).collect();
+        let (visible, ways) = self.routed(&seen, view, &prompts, cancel)?;
+        let mut scored: Vec<Option<ScoredContinuation>> = vec![None; continuations.len()];
+        let (away, own): (Vec<usize>, Vec<usize>) = (0..ways.len()).partition(|&row| ways[row].is_away());
+        let mut rest = &own[..];
+        while !rest.is_empty() {
             let mut places = 0;
-            let fits = |c: &Continuation| {
-                places += c.tokens.len();
+            let fits = |row: &&usize| {
+                places += continuations[**row].tokens.len();
                 places * self.anatomy().vocab <= LOGITS_AT_ONCE
             };
-            let n = rest.iter().map(fits).take_while(|f| *f).count().clamp(1, 256).min(rest.len());
-            let rows: Vec<usize> = (from..from + n).collect();
-            self.score_batch(&rest[..n], &seen, &visible.pick(&rows), cancel, &mut scored)?;
+            let n = rest.iter().take_while(fits).count().clamp(1, 256).min(rest.len());
+            let batch = Batch { continuations, ways: &ways, rows: &rest[..n] };
+            self.score_batch(&batch, &seen, &visible, cancel, &mut scored)?;
+            rest = &rest[n..];
         }
-        Ok(scored)
+        for row in away {
+            scored[row] = Some(self.score_line(&continuations[row], &ways[row], None, cancel)?);
+        }
+        Ok(scored.into_iter().flatten().collect())
     }
 
     fn score_batch(
         &self,
-        batch: &[Continuation],
+        batch: &Batch<'_>,
         seen: &Seen<'_>,
         visible: &Visible,
         cancel: Option<&Cancel>,
-        scored: &mut Vec<ScoredContinuation>,
+        scored: &mut [Option<ScoredContinuation>],
     ) -> Result<()> {
+        let Batch { continuations, ways, rows: numbers } = *batch;
+        let prompt = |number: usize| ways[number].prompt(&continuations[number].prompt);
         // The last token of a row is only read as a target.
-        let row = |c: &Continuation| [&c.prompt[..], &c.tokens[..c.tokens.len() - 1]].concat();
-        let rows: Vec<Vec<u32>> = batch.iter().map(row).collect();
-        let places = |(row, c): (usize, &Continuation)| {
-            let first = c.prompt.len() - 1;
-            (first..first + c.tokens.len()).map(move |pos| Place { row, pos })
+        let row = |&number: &usize| {
+            let tokens = &continuations[number].tokens;
+            [prompt(number), &tokens[..tokens.len() - 1]].concat()
         };
-        let prompt_ends = batch.iter().map(|c| c.prompt.len() - 1).collect();
-        let logits = batch.iter().enumerate().flat_map(places).collect();
+        let rows: Vec<Vec<u32>> = numbers.iter().map(row).collect();
+        self.check_prompts(batch, &rows)?;
+        let places = |(row, &number): (usize, &usize)| {
+            let first = prompt(number).len() - 1;
+            (first..first + continuations[number].tokens.len()).map(move |pos| Place { row, pos })
+        };
+        let prompt_ends = numbers.iter().map(|&number| prompt(number).len() - 1).collect();
+        let logits = numbers.iter().enumerate().flat_map(places).collect();
         let request = RunRequest { rows, prompt_ends, logits, ..RunRequest::default() };
-        let reply = self.run_seen(&request, seen, visible, cancel)?;
-        let matrix = reply.logits.matrix()?;
-        let mut lines = matrix.rows().into_iter();
-        for continuation in batch {
-            let mut out = ScoredContinuation { log_probs: Vec::new(), predicted: Vec::new() };
-            for (&token, line) in continuation.tokens.iter().zip(&mut lines) {
-                let line = line.to_vec();
-                let top = argmax(&line);
-                let max = f64::from(line[top as usize]);
-                let sum: f64 = line.iter().map(|&v| (f64::from(v) - max).exp()).sum();
-                let at = line.get(token as usize).ok_or_else(|| {
-                    Error::new(&codes::TOKEN_OUTSIDE, format!("the target token {token} is not below {}", line.len()))
-                })?;
-                out.log_probs.push((f64::from(*at) - max - sum.ln()) as f32);
-                out.predicted.push(top);
-            }
-            scored.push(out);
+        let reply = self.run_seen(&request, seen, &visible.pick(numbers), cancel)?;
+        let mut lines = reply.logits.as_f32()?.chunks(self.anatomy().vocab);
+        for &number in numbers {
+            let continuation = &continuations[number];
+            let own: Vec<&[f32]> = lines.by_ref().take(continuation.tokens.len()).collect();
+            scored[number] = Some(self.score_line(continuation, &ways[number], Some(&own), cancel)?);
         }
         Ok(())
     }
+
+    /// Refuses rows that a method made too long, by its name.
+    fn check_prompts(&self, batch: &Batch<'_>, rows: &[Vec<u32>]) -> Result<()> {
+        let context = self.anatomy().context.unwrap_or(usize::MAX);
+        let made = batch.rows.iter().zip(rows).filter_map(|(&number, row)| Some((batch.ways[number].method()?, row)));
+        match made.into_iter().find(|(_, row)| row.len() > context) {
+            Some((method, row)) => {
+                let text = format!("a row of {} tokens that `{method}` made is longer than", row.len());
+                Err(Error::new(&codes::ROW_TOO_LONG, format!("{text} the model's context of {context}")))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// The score of one continuation by the model's logits, those of a network that has a say, or both.
+    fn score_line(
+        &self,
+        continuation: &Continuation,
+        way: &Way,
+        own: Option<&[&[f32]]>,
+        cancel: Option<&Cancel>,
+    ) -> Result<ScoredContinuation> {
+        let tokens = &continuation.tokens;
+        let others = match way.delegate() {
+            Some(delegate) => {
+                let row = [&delegate.tokens, &tokens[..tokens.len() - 1]].concat();
+                Some((self.delegated(delegate, &row, delegate.tokens.len() - 1, cancel)?, delegate.mix))
+            }
+            None => None,
+        };
+        let mut out = ScoredContinuation { log_probs: Vec::new(), predicted: Vec::new() };
+        for (number, &token) in tokens.iter().enumerate() {
+            let line = own.map(|own| own[number]);
+            let mixed = others.as_ref().map(|(others, mix)| mixed(line, &others[number], *mix));
+            let line = mixed.as_deref().or(line).unwrap_or_default();
+            let top = argmax(line);
+            let max = f64::from(line[top as usize]);
+            let sum: f64 = line.iter().map(|&v| (f64::from(v) - max).exp()).sum();
+            let at = line.get(token as usize).ok_or_else(|| {
+                Error::new(&codes::TOKEN_OUTSIDE, format!("the target token {token} is not below {}", line.len()))
+            })?;
+            out.log_probs.push((f64::from(*at) - max - sum.ln()) as f32);
+            out.predicted.push(top);
+        }
+        Ok(out)
+    }
+}
+
+/// Continuations that are scored in one pass, by their numbers.
+struct Batch<'b> {
+    continuations: &'b [Continuation],
+    ways: &'b [Way],
+    rows: &'b [usize],
 }

@@ -6,19 +6,12 @@ use engraft_plugin_api::{Change, OwnPatch, Tensor};
 
 use super::open::Model;
 use crate::base::Result;
-use crate::weights::{Patch, Table, increments};
+use crate::weights::{Patch, PatchId, Table, increments};
 
 impl Model {
     /// The active patches of a method, whatever its parameters, in the order of their commits.
     pub fn patches_of(&self, method: &str) -> Vec<OwnPatch> {
-        let state = self.state();
-        let own = state.patches.iter().filter(|(_, patch)| patch.method == method);
-        own.map(|(id, patch)| OwnPatch {
-            id: id.to_string(),
-            requests: patch.requests.clone(),
-            state: state_of(patch).to_vec(),
-        })
-        .collect()
+        own(self.state().patches.iter().filter(|(_, patch)| patch.method == method))
     }
 
     /// The fold of the parts of one name over the active patches of a method, whatever its parameters: those of
@@ -27,16 +20,28 @@ impl Model {
     /// # Errors
     /// `tensor-shape` if parts do not fit, which a commit refuses.
     pub fn statistic(&self, method: &str, name: &str) -> Result<Option<Tensor>> {
-        let state = self.state();
-        let own: Vec<&Arc<Patch>> =
-            state.patches.iter().map(|(_, patch)| patch).filter(|p| p.method == method).collect();
-        let mut parts = own.iter().flat_map(|patch| increments(&patch.changes)).filter(|part| part.name == name);
-        let Some(first) = parts.next() else { return Ok(None) };
-        // Whose they are matters to gates alone.
-        let mut table = Table::of(first, (0, 0));
-        parts.for_each(|part| table.add(part, (0, 0)));
-        Ok(Some(table.tensor()?))
+        fold(self.state().patches.iter().filter(|(_, patch)| patch.method == method), name)
     }
+}
+
+/// Patches as their method is told of them.
+pub(super) fn own<'p>(patches: impl Iterator<Item = &'p (PatchId, Arc<Patch>)>) -> Vec<OwnPatch> {
+    let of = |(id, patch): &(PatchId, Arc<Patch>)| OwnPatch {
+        id: id.to_string(),
+        requests: patch.requests.clone(),
+        state: state_of(patch).to_vec(),
+    };
+    patches.map(of).collect()
+}
+
+/// The fold of the parts of one name.
+pub(super) fn fold<'p>(patches: impl Iterator<Item = &'p (PatchId, Arc<Patch>)>, name: &str) -> Result<Option<Tensor>> {
+    let mut parts = patches.flat_map(|(_, patch)| increments(&patch.changes)).filter(|part| part.name == name);
+    let Some(first) = parts.next() else { return Ok(None) };
+    // Whose they are matters to gates alone.
+    let mut table = Table::of(first, (0, 0));
+    parts.for_each(|part| table.add(part, (0, 0)));
+    Ok(Some(table.tensor()?))
 }
 
 /// The bytes of a patch's state; empty where it has none.

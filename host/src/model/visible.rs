@@ -28,36 +28,50 @@ pub enum Active {
 }
 
 /// How the rows of a request see the model.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct View {
-    /// Which patches: empty for all of them, one for all rows alike, else one for each row.
+    /// Which patches they may see: empty for all of them, one for all rows alike, else one for each row.
     pub active: Vec<Active>,
+    /// True if the methods of those patches are asked what becomes of each row. Where they are not, the rows see the
+    /// patches that route as they see all others.
+    pub routed: bool,
+}
+
+impl Default for View {
+    fn default() -> Self {
+        Self { active: Vec::new(), routed: true }
+    }
 }
 
 impl View {
-    /// Every row sees these patches and no others; none for the base model.
+    /// Every row may see these patches and no others; none for the base model.
     pub fn only(ids: impl IntoIterator<Item = PatchId>) -> Self {
-        Self { active: vec![Active::Only(ids.into_iter().collect())] }
+        Self { active: vec![Active::Only(ids.into_iter().collect())], ..Self::default() }
     }
 
-    /// What a row sees, of so many.
-    pub(super) fn of(&self, row: usize) -> &Active {
-        match self.active.as_slice() {
-            [] => &Active::All,
-            [all] => all,
-            each => &each[row],
-        }
+    /// Every row sees all patches, and no method is asked.
+    pub fn unrouted() -> Self {
+        Self { routed: false, ..Self::default() }
     }
+}
 
-    /// # Errors
-    /// `active-rows` unless it says something of every row.
-    pub(super) fn check(&self, rows: usize) -> Result<()> {
-        let n = self.active.len();
-        if n < 2 || n == rows {
-            return Ok(());
-        }
-        Err(Error::new(&codes::ACTIVE_ROWS, format!("patches are chosen for {n} rows, and the request has {rows}")))
+/// What a row may see.
+pub(super) fn active_of(active: &[Active], row: usize) -> &Active {
+    match active {
+        [] => &Active::All,
+        [all] => all,
+        each => &each[row],
     }
+}
+
+/// # Errors
+/// `active-rows` unless something is said of every row.
+pub(super) fn check_active(active: &[Active], rows: usize) -> Result<()> {
+    let n = active.len();
+    if n < 2 || n == rows {
+        return Ok(());
+    }
+    Err(Error::new(&codes::ACTIVE_ROWS, format!("patches are chosen for {n} rows, and the request has {rows}")))
 }
 
 /// What the rows of a request see of its sources: the patches in the order of their commits, then its own trial changes.
@@ -173,9 +187,9 @@ impl Seen<'_> {
     ///
     /// # Errors
     /// `patch-unknown` or `active-rows`
-    pub(super) fn visible(&self, view: &View, rows: usize) -> Result<Visible> {
-        view.check(rows)?;
-        (0..rows).map(|row| self.state.seen_by(view.of(row))).collect::<Result<Vec<_>>>().map(Visible::of)
+    pub(super) fn visible(&self, active: &[Active], rows: usize) -> Result<Visible> {
+        check_active(active, rows)?;
+        (0..rows).map(|row| self.state.seen_by(active_of(active, row))).collect::<Result<Vec<_>>>().map(Visible::of)
     }
 }
 

@@ -1,4 +1,4 @@
-//! A model as methods see it: [`ModelAccess`] over a [`Model`].
+//! A model as methods see it: [`ModelAccess`] over a [`Model`]. Nothing that a method asks for is routed.
 
 use std::path::PathBuf;
 
@@ -9,7 +9,7 @@ use engraft_plugin_api::{
 
 use super::codes;
 use crate::base::{Cancel, Error, random};
-use crate::model::Model;
+use crate::model::{Model, View};
 
 /// What hears a method: its messages and how far it is.
 pub trait Listener: Send + Sync {
@@ -109,7 +109,7 @@ impl ModelAccess for Access<'_> {
     }
 
     fn generate(&self, request: &GenerateRequest) -> Result<Vec<Vec<u32>>, MethodError> {
-        Ok(self.model.generate_until(request, Some(&self.cancel))?)
+        Ok(self.model.generate_seeing(request, &View::unrouted(), Some(&self.cancel))?)
     }
 
     fn second_moment(&self, site: Site) -> Result<SecondMoment, MethodError> {

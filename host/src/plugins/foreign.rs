@@ -108,7 +108,11 @@ impl Method {
         self.announced("route", self.library.calls().route)?;
         self.fits(access)?;
         self.ask("route", || {
-            let route = self.foreign.route(&self.named(access), query)?;
+            let named = self.named(access);
+            let route = self.foreign.route(&named, query)?;
+            if let Route::Delegate { module, .. } = &route {
+                named.owns(module)?;
+            }
             route.check(query).map(|()| route)
         })
     }

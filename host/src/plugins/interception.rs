@@ -1,18 +1,19 @@
-//! A method that a model calls in the middle of its passes.
+//! A method that a model calls: in the middle of its passes, and before the first pass of a request.
 
 use std::collections::BTreeMap;
 use std::sync::mpsc::{RecvTimeoutError, channel};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread;
 use std::time::Duration;
 
-use engraft_plugin_api::{ActivePatch, InterceptCall, InterceptRow, Site, Tensor};
+use engraft_plugin_api::{ActivePatch, InterceptCall, InterceptRow, Route, RouteQuery, Site, Tensor};
 use ndarray::{Array2, ArrayD};
 
 use super::codes;
 use super::foreign::Method;
+use super::routing::{Event, OfRequest, Relay};
 use crate::base::{Error, Hash, Result};
-use crate::model::{Interceptor, Model};
+use crate::model::{Interceptor, Model, Routing};
 
 /// How long a call in the middle of a pass may take, where nobody says otherwise.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -28,7 +29,7 @@ pub struct Interception {
 }
 
 impl Interception {
-    /// A method whose calls may take a minute.
+    /// A method whose calls may take a minute each, without the time that the model takes for what it asks.
     pub fn new(method: Arc<Method>) -> Self {
         Self { method, patience: Some(PATIENCE), hangs: Mutex::new(false), states: Mutex::default() }
     }
@@ -39,34 +40,49 @@ impl Interception {
         Self { patience, ..self }
     }
 
-    /// Attaches a method to a model, if it intercepts, for the patches that it makes with its parameters and its artefact.
+    /// Attaches a method to a model, if it intercepts or routes, for the patches that it makes with its parameters and
+    /// its artefact.
     pub fn attach(method: &Arc<Method>, model: &Model) {
-        if method.library().calls().intercept {
+        let calls = method.library().calls();
+        if calls.intercept || calls.route {
             let name = &method.library().descriptor().name;
             model.attach(name, method.params(), Arc::new(Self::new(method.clone())));
         }
     }
 
-    /// The states of a call's patches, copied where they are new: one identifier is one patch.
-    fn states(&self, call: &InterceptCall<'_>) -> Vec<(String, Arc<[u8]>)> {
+    /// The states of patches, copied where they are new: one identifier is one patch.
+    fn states(&self, patches: &[ActivePatch<'_>]) -> Vec<(String, Arc<[u8]>)> {
         let mut known = self.states.lock().unwrap_or_else(|e| e.into_inner());
         let of = |patch: &ActivePatch<'_>| {
             let state = known.get(patch.id).filter(|known| known.len() == patch.state.len()).cloned();
             (patch.id.to_owned(), state.unwrap_or_else(|| patch.state.into()))
         };
-        let states: Vec<_> = call.patches.iter().map(of).collect();
+        let states: Vec<_> = patches.iter().map(of).collect();
         *known = states.iter().cloned().collect();
         states
     }
 
-    fn hanging(&self, call: &InterceptCall<'_>, patience: Duration) -> Error {
+    fn hangs(&self) -> MutexGuard<'_, bool> {
+        self.hangs.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    /// Refuses to call a method that did not return from an earlier call.
+    fn check_free(&self, what: &str, patience: Duration) -> Result<()> {
+        if *self.hangs() { Err(self.hanging(what, patience)) } else { Ok(()) }
+    }
+
+    fn hanging(&self, what: &str, patience: Duration) -> Error {
         let name = &self.method.library().descriptor().name;
         let text = format!(
-            "`{name}` did not return from `intercept` at `{}` within {:.1} s; a blocked native call cannot be stopped",
-            call.site,
+            "`{name}` did not return from {what} within {:.1} s; a blocked native call cannot be stopped",
             patience.as_secs_f64()
         );
         Error::new(&codes::HANGS, text).help("roll its patches back; end the process to be rid of its thread")
+    }
+
+    fn panicked(&self, what: &str) -> Error {
+        let name = &self.method.library().descriptor().name;
+        Error::new(&codes::PANICKED, format!("`{name}` panicked in {what}"))
     }
 }
 
@@ -79,6 +95,13 @@ struct Owned {
     states: Vec<(String, Arc<[u8]>)>,
 }
 
+/// Starts a call on a thread of its own.
+fn start(call: &str, run: impl FnOnce() + Send + 'static) -> Result<()> {
+    let worker = thread::Builder::new().name(format!("engraft-{call}")).spawn(run);
+    worker.map_err(|e| Error::new(&codes::THREAD, format!("no thread can be started for `{call}`")).because(e))?;
+    Ok(())
+}
+
 impl Interceptor for Interception {
     fn artefact(&self) -> Option<Hash> {
         self.method.artefact()
@@ -86,36 +109,56 @@ impl Interceptor for Interception {
 
     fn intercept(&self, call: &InterceptCall<'_>) -> Result<Option<Tensor>> {
         let Some(patience) = self.patience else { return self.method.intercept(call) };
-        let hangs = || self.hangs.lock().unwrap_or_else(|e| e.into_inner());
-        if *hangs() {
-            return Err(self.hanging(call, patience));
-        }
+        let what = format!("`intercept` at `{}`", call.site);
+        self.check_free(&what, patience)?;
         let owned = Owned {
             site: call.site,
             activation: call.activation.to_owned(),
             positions: call.positions.to_owned(),
             rows: call.rows.clone(),
-            states: self.states(call),
+            states: self.states(&call.patches),
         };
         let (method, (sender, answer)) = (self.method.clone(), channel());
-        let worker = thread::Builder::new().name("engraft-intercept".into()).spawn(move || {
+        start("intercept", move || {
             let Owned { site, activation, positions, rows, states } = owned;
             let patches = states.iter().map(|(id, state)| ActivePatch { id, state }).collect();
             let (activation, positions) = (activation.view(), positions.view());
             let call = InterceptCall { site, activation, positions, rows, patches };
             // Nobody listens any more to a call that was left behind.
             drop(sender.send(method.intercept(&call)));
-        });
-        worker.map_err(|e| Error::new(&codes::THREAD, "no thread can be started for `intercept`").because(e))?;
+        })?;
         match answer.recv_timeout(patience) {
             Ok(answer) => answer,
             Err(RecvTimeoutError::Timeout) => {
-                *hangs() = true;
-                Err(self.hanging(call, patience))
+                *self.hangs() = true;
+                Err(self.hanging(&what, patience))
             }
-            Err(RecvTimeoutError::Disconnected) => {
-                let name = &self.method.library().descriptor().name;
-                Err(Error::new(&codes::PANICKED, format!("`{name}` panicked in `intercept` at `{}`", call.site)))
+            Err(RecvTimeoutError::Disconnected) => Err(self.panicked(&what)),
+        }
+    }
+
+    fn route(&self, routing: &Routing<'_>, query: &RouteQuery<'_>) -> Result<Route> {
+        let access = OfRequest::new(routing);
+        let Some(patience) = self.patience else { return self.method.route(&access, query) };
+        let what = "`route`";
+        self.check_free(what, patience)?;
+        let (tokens, states) = (query.tokens.clone(), self.states(&query.patches));
+        let (method, (sender, events)) = (self.method.clone(), channel());
+        let relay = Relay::new(&access, sender.clone());
+        start("route", move || {
+            let patches = states.iter().map(|(id, state)| ActivePatch { id, state }).collect();
+            let answer = method.route(&relay, &RouteQuery { tokens, patches });
+            drop(sender.send(Event::Answered(answer)));
+        })?;
+        loop {
+            match events.recv_timeout(patience) {
+                Ok(Event::Asked(ask)) => ask(&access),
+                Ok(Event::Answered(answer)) => return answer,
+                Err(RecvTimeoutError::Timeout) => {
+                    *self.hangs() = true;
+                    return Err(self.hanging(what, patience));
+                }
+                Err(RecvTimeoutError::Disconnected) => return Err(self.panicked(what)),
             }
         }
     }

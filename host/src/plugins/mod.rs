@@ -18,6 +18,7 @@ mod load;
 mod named;
 pub mod params;
 mod registry;
+mod routing;
 mod watchdog;
 
 pub use access::{Access, Deaf, Listener};

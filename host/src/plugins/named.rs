@@ -2,7 +2,7 @@
 
 use engraft_plugin_api::{
     Checkpoint, GenerateRequest, GradientReply, GradientRequest, Level, MethodError, ModelAccess, ModelFacts,
-    ModuleCall, ModuleReply, OwnPatch, RunReply, RunRequest, SecondMoment, Site, Tensor, Tokens, WeightRef,
+    ModuleCall, ModuleId, ModuleReply, OwnPatch, RunReply, RunRequest, SecondMoment, Site, Tensor, Tokens, WeightRef,
 };
 
 use crate::model::codes;
@@ -11,6 +11,17 @@ use crate::model::codes;
 pub(super) struct Named<'a> {
     pub(super) plugin: &'a str,
     pub(super) access: &'a dyn ModelAccess,
+}
+
+impl Named<'_> {
+    /// Refuses a network of another plugin.
+    pub(super) fn owns(&self, module: &ModuleId) -> Result<(), MethodError> {
+        if module.0.strip_prefix(self.plugin).is_some_and(|rest| rest.starts_with('/')) {
+            return Ok(());
+        }
+        let text = format!("`{}` is no network of `{}`", module.0, self.plugin);
+        Err(crate::base::Error::new(&codes::MODULE_UNKNOWN, text).into())
+    }
 }
 
 impl ModelAccess for Named<'_> {
@@ -24,12 +35,7 @@ impl ModelAccess for Named<'_> {
             | ModuleCall::Gradient { module, .. }
             | ModuleCall::Weights { module, .. }
             | ModuleCall::Set { module, .. }
-            | ModuleCall::Tokenize { module, .. } => {
-                if !module.0.starts_with(&own) {
-                    let text = format!("`{}` is no network of `{}`", module.0, self.plugin);
-                    return Err(crate::base::Error::new(&codes::MODULE_UNKNOWN, text).into());
-                }
-            }
+            | ModuleCall::Tokenize { module, .. } => self.owns(module)?,
             _ => return Err(MethodError::unknown_call("module")),
         }
         self.access.module(&call)

@@ -56,6 +56,7 @@ enum MetaChange {
     State(MetaState),
     Intercept(MetaIntercept),
     Splice(MetaSplice),
+    Route(MetaRoute),
 }
 
 #[derive(Serialize, Deserialize)]
@@ -119,6 +120,13 @@ struct MetaSplice {
     order: i32,
 }
 
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct MetaRoute {
+    /// True.
+    route: bool,
+}
+
 /// A tensor of the file: element type, shape, bytes.
 type Stored = (Dtype, Vec<usize>, Vec<u8>);
 
@@ -177,6 +185,7 @@ fn taken_apart(change: &Change) -> Result<(MetaChange, Vec<Stored>)> {
             let intercept = sites.iter().map(ToString::to_string).collect();
             MetaChange::Intercept(MetaIntercept { intercept, whole_rows: *whole_rows })
         }
+        Change::Route => MetaChange::Route(MetaRoute { route: true }),
         _ => return Err(Error::new(&codes::CHANGE_UNSUPPORTED, "a change of a kind that is not kept in files")),
     };
     Ok((meta, tensors))
@@ -283,6 +292,8 @@ impl Reader<'_> {
                 }
                 Change::State(state)
             }
+            MetaChange::Route(MetaRoute { route: true }) => Change::Route,
+            MetaChange::Route(_) => return Err(self.unknown("a route", "false")),
             MetaChange::Intercept(meta) => {
                 Change::Intercept { sites: self.sites(&meta.intercept)?, whole_rows: meta.whole_rows }
             }
@@ -457,6 +468,7 @@ mod tests {
                 Change::Slots(crate::weights::waves(0, 2, 3, true, 1.0)),
                 Change::Slots(Slots { activation: Activation::Relu, ..crate::weights::waves(1, 2, 1, false, 2.0) }),
                 Change::State(vec![0, 255, 7]),
+                Change::Route,
                 Change::Intercept { sites: vec![Site::Embed, Site::LnFinal], whole_rows: true },
                 Change::Statistic(Increment {
                     name: "keys".into(),

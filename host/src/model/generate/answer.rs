@@ -25,14 +25,14 @@ pub struct Question {
     pub stop_texts: Vec<String>,
     /// Changes evaluated as if they were committed.
     pub under: Vec<Change>,
-    /// How each prompt sees the model: which of the committed patches.
+    /// How each prompt sees the model: which of the committed patches, and whether it is routed.
     pub view: View,
 }
 
 /// What a model says after a prompt.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Answer {
-    /// The text that was continued: the prompt, or the chat template with the prompt in it.
+    /// The text that was asked: the prompt, or the chat template with the prompt in it.
     pub fed: String,
     /// What follows it, without the stop text.
     pub text: String,
@@ -40,6 +40,8 @@ pub struct Answer {
     pub tokens: Vec<u32>,
     /// Why it ended.
     pub end: End,
+    /// The method that put another prompt in its place, or another network.
+    pub routed: Option<String>,
 }
 
 /// Answers to all prompts, in their order.
@@ -81,7 +83,8 @@ impl Model {
             if let Some(at) = question.stop_texts.iter().filter_map(|stop| text.find(stop.as_str())).min() {
                 text.truncate(at);
             }
-            answers.push(Answer { fed, text, tokens, end: row.end });
+            let routed = row.way.method().map(str::to_owned);
+            answers.push(Answer { fed, text, tokens, end: row.end, routed });
         }
         Ok(Answers { answers, chat: chat.map(|template| (template.file().to_owned(), template.hash())) })
     }

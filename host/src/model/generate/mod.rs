@@ -16,7 +16,9 @@ use serde::Serialize;
 
 use super::codes;
 use super::open::Model;
-use super::visible::View;
+use super::route::{Way, check_trial, mixed};
+use super::run::Seen;
+use super::visible::{View, Visible};
 use crate::base::{Cancel, Error, Result};
 use crate::runtime::Tokenizer;
 pub use answer::{Answer, Answers, Question};
@@ -39,11 +41,13 @@ pub enum End {
 
 /// A row while it is continued.
 struct Row {
-    /// The prompt and what was appended.
+    /// The prompt, or what stands in its place, and what was appended.
     ids: Vec<u32>,
     /// How many of them are the prompt.
     prompt: usize,
     end: End,
+    /// What became of the request before the first pass.
+    way: Way,
 }
 
 impl Row {
@@ -74,10 +78,16 @@ impl Model {
         self.generate_seeing(request, &View::default(), cancel)
     }
 
-    /// As [`Model::generate_until`], with patches chosen for the rows.
+    /// As [`Model::generate_until`], with patches chosen for the rows. All rows are continued by the model as it is when
+    /// the call begins.
+    ///
+    /// Where `view` says so, as it does by default, methods whose patches route are asked first, once a row, and the
+    /// answer holds to its end: a row may see fewer patches, go on from another prompt than its own, or be continued by
+    /// another network, alone or with a share in every token's probabilities. What is returned are the new tokens.
     ///
     /// # Errors
-    /// As [`Model::generate_until`]; `patch-unknown` if a patch is not active, `active-rows`.
+    /// As [`Model::generate_until`]; `patch-unknown` if a patch is not active, `active-rows`; `route-method`, and what a
+    /// method that routes meets; `row-too-long` if its prompt leaves no room, `route-vocab`.
     pub fn generate_seeing(
         &self,
         request: &GenerateRequest,
@@ -87,33 +97,80 @@ impl Model {
         Ok(self.continued(request, view, cancel)?.iter().map(|row| row.new_tokens().to_vec()).collect())
     }
 
+    /// As [`Model::generate_until`] on the base model, whatever patches are active; nothing is routed.
+    ///
+    /// # Errors
+    /// As [`Model::generate_until`].
+    pub fn generate_base(&self, request: &GenerateRequest, cancel: Option<&Cancel>) -> Result<Vec<Vec<u32>>> {
+        self.check_rows(request)?;
+        let (seen, visible) = (self.seen_on_base(&request.under)?, Visible::all(request.rows.len()));
+        let rows = self.continue_rows(request, &seen, &visible, vec![Way::Own; request.rows.len()], cancel)?;
+        Ok(rows.iter().map(|row| row.new_tokens().to_vec()).collect())
+    }
+
     fn continued(&self, request: &GenerateRequest, view: &View, cancel: Option<&Cancel>) -> Result<Vec<Row>> {
+        self.check_rows(request)?;
+        check_trial(&request.under, view)?;
+        let seen = self.seen(&request.under)?;
+        let prompts: Vec<&[u32]> = request.rows.iter().map(Vec::as_slice).collect();
+        let (visible, ways) = self.routed(&seen, view, &prompts, cancel)?;
+        self.continue_rows(request, &seen, &visible, ways, cancel)
+    }
+
+    fn check_rows(&self, request: &GenerateRequest) -> Result<()> {
         if request.rows.iter().any(Vec::is_empty) {
             return Err(Error::new(&codes::ROW_EMPTY, "a prompt to continue holds no token"));
         }
-        choose::check(&request.decoding)?;
-        let context = self.anatomy().context.unwrap_or(usize::MAX);
-        if let Some(full) = request.rows.iter().find(|r| r.len() >= context && request.max_new > 0) {
-            let text = format!("a row of {} tokens leaves no room to continue in a context of {context}", full.len());
-            return Err(Error::new(&codes::ROW_TOO_LONG, text));
-        }
+        choose::check(&request.decoding)
+    }
+
+    fn continue_rows(
+        &self,
+        request: &GenerateRequest,
+        seen: &Seen<'_>,
+        visible: &Visible,
+        ways: Vec<Way>,
+        cancel: Option<&Cancel>,
+    ) -> Result<Vec<Row>> {
         let stops = Stops::of(self, &request.stop_texts)?;
-        let row = |ids: &Vec<u32>| Row { ids: ids.clone(), prompt: ids.len(), end: End::MaxNew };
-        let mut rows: Vec<Row> = request.rows.iter().map(row).collect();
-        let seen = self.seen(&request.under)?;
-        let visible = seen.visible(view, rows.len())?;
-        let batches = self.together(&rows);
-        for mut running in batches.iter().flat_map(|rows| visible.groups(rows, &seen.overlay.summed)) {
-            let mut passes = Passes::new(self, &seen, &visible)?;
+        let row = |(ids, way): (&Vec<u32>, Way)| {
+            let ids = way.prompt(ids).to_vec();
+            Row { prompt: ids.len(), ids, end: End::MaxNew, way }
+        };
+        let mut rows: Vec<Row> = request.rows.iter().zip(ways).map(row).collect();
+        let context = self.anatomy().context.unwrap_or(usize::MAX);
+        let full = |row: &&Row| row.ids.len() >= context && request.max_new > 0 && !row.way.is_away();
+        if let Some(full) = rows.iter().find(full) {
+            let whose = full.way.method().map_or_else(String::new, |method| format!(" that `{method}` made"));
+            let text = format!("a row of {} tokens{whose} leaves no room", full.ids.len());
+            return Err(Error::new(&codes::ROW_TOO_LONG, format!("{text} to continue in a context of {context}")));
+        }
+        let (away, own): (Vec<usize>, Vec<usize>) = (0..rows.len()).partition(|&r| rows[r].way.is_away());
+        let batches = self.together(&rows, &own);
+        let batches = batches.iter().flat_map(|rows| visible.groups(rows, &seen.overlay.summed));
+        for (mut running, is_own) in batches.map(|batch| (batch, true)).chain([(away, false)]) {
+            let mut passes = if is_own { Some(Passes::new(self, seen, visible)?) } else { None };
             for step in 0..request.max_new {
                 if running.is_empty() {
                     break;
                 }
-                let logits = passes.next(&rows, &running, cancel)?;
+                let logits = passes.as_mut().map(|passes| passes.next(&rows, &running, cancel)).transpose()?;
                 let mut still = Vec::with_capacity(running.len());
-                for (&r, logits) in running.iter().zip(logits.matrix()?.rows()) {
-                    let token = choose::choose(logits.as_slice().unwrap_or(&[]), &request.decoding, r, step);
+                for (number, &r) in running.iter().enumerate() {
+                    let vocab = self.anatomy().vocab;
+                    let line = match &logits {
+                        Some(logits) => Some(&logits.as_f32()?[number * vocab..(number + 1) * vocab]),
+                        None => None,
+                    };
                     let row = &mut rows[r];
+                    let token = match row.way.delegate() {
+                        None => choose::choose(line.unwrap_or(&[]), &request.decoding, r, step),
+                        Some(delegate) => {
+                            let tokens = [&delegate.tokens, row.new_tokens()].concat();
+                            let other = self.delegated(delegate, &tokens, tokens.len() - 1, cancel)?;
+                            choose::choose(&mixed(line, &other[0], delegate.mix), &request.decoding, r, step)
+                        }
+                    };
                     if request.stop.contains(&token) {
                         row.end = End::StopToken;
                         continue;
@@ -121,7 +178,7 @@ impl Model {
                     row.ids.push(token);
                     if stops.completed(row)? {
                         row.end = End::StopText;
-                    } else if row.ids.len() >= context && step + 1 < request.max_new {
+                    } else if is_own && row.ids.len() >= context && step + 1 < request.max_new {
                         row.end = End::Context;
                     } else {
                         still.push(r);
@@ -135,7 +192,7 @@ impl Model {
 
     /// The rows that share batches. Where keys and values are cached, rows of different lengths need a mask that is
     /// read and positions for each row; a graph that counts positions itself gets rows of one length at a time.
-    fn together(&self, rows: &[Row]) -> Vec<Vec<usize>> {
+    fn together(&self, rows: &[Row], own: &[usize]) -> Vec<Vec<usize>> {
         let inputs = &self.anatomy().inputs;
         let read = |mask: &str| {
             let index = self.graph().index();
@@ -143,11 +200,11 @@ impl Model {
         };
         let each = || inputs.positions.is_some() && inputs.mask.as_deref().is_some_and(read);
         if inputs.cache.is_empty() || each() {
-            return vec![(0..rows.len()).collect()];
+            return vec![own.to_vec()];
         }
         let mut by_length: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
-        for (r, row) in rows.iter().enumerate() {
-            by_length.entry(row.ids.len()).or_default().push(r);
+        for &r in own {
+            by_length.entry(rows[r].ids.len()).or_default().push(r);
         }
         by_length.into_values().collect()
     }

@@ -20,6 +20,7 @@ use super::codes;
 use super::feed;
 use super::intercept::ends;
 use super::open::Model;
+use super::run::Seen;
 use super::splice::set_ends;
 use super::visible::Visible;
 use crate::base::{Cancel, Error, Hash, Result};
@@ -52,7 +53,7 @@ impl Prefixes {
 }
 
 impl Model {
-    /// The loss and its gradients.
+    /// The loss and its gradients. Every row sees every patch; nothing is routed.
     ///
     /// # Shapes
     /// See [`GradientRequest`] and [`GradientReply`].
@@ -68,9 +69,25 @@ impl Model {
     /// # Errors
     /// As [`Model::gradient`], and `interrupted`.
     pub fn gradient_until(&self, request: &GradientRequest, cancel: Option<&Cancel>) -> Result<GradientReply> {
+        self.gradient_seen(request, &self.seen(&request.under)?, cancel)
+    }
+
+    /// As [`Model::gradient_until`] on the base model, whatever patches are active.
+    ///
+    /// # Errors
+    /// As [`Model::gradient_until`].
+    pub fn gradient_base(&self, request: &GradientRequest, cancel: Option<&Cancel>) -> Result<GradientReply> {
+        self.gradient_seen(request, &self.seen_on_base(&request.under)?, cancel)
+    }
+
+    fn gradient_seen(
+        &self,
+        request: &GradientRequest,
+        seen: &Seen<'_>,
+        cancel: Option<&Cancel>,
+    ) -> Result<GradientReply> {
         let rows = &request.rows;
         let mut values = self.batch(rows)?;
-        let seen = self.seen(&request.under)?;
         let visible = Visible::all(rows.len());
         let loss = Loss::of(&request.terms);
         let variables = self.variables(request)?;
@@ -110,7 +127,7 @@ impl Model {
         let compiled = self.programs.gradient(&plan, || self.compile_gradient(&plan))?;
         self.pokes(&request.overwrites, &request.adds, rows, &mut values)?;
         values.extend(loss.values(self, rows)?);
-        self.feed(&seen, &visible, &mut values)?;
+        self.feed(seen, &visible, &mut values)?;
         if let Some(prefix) = &compiled.prefix {
             let names = || prefix.inputs().iter().map(|p| p.name.as_str());
             let compute = || {
@@ -141,7 +158,7 @@ impl Model {
         let mut gradients = Vec::with_capacity(request.wrt.len());
         for (wrt, edges) in request.wrt.iter().zip(&compiled.gradients) {
             let found = edges.iter().map(|e| e.as_deref().and_then(output)).collect::<Vec<_>>();
-            gradients.push(self.answer(wrt, request, &seen, &found)?);
+            gradients.push(self.answer(wrt, request, seen, &found)?);
         }
         Ok(GradientReply { loss: total, terms, gradients })
     }

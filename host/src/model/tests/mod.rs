@@ -4,6 +4,7 @@ mod arranged;
 mod case;
 mod halves;
 mod intercepted;
+mod routes;
 mod slots;
 mod splices;
 mod visible;
