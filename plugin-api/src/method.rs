@@ -45,7 +45,11 @@ pub trait EditMethod: Send + Sync {
 
     /// Decides what becomes of a request, once, before its first pass; the answer holds while it generates.
     ///
-    /// It depends on the query and the model alone, not on queries before it.
+    /// It depends on the query and the model alone, not on queries before it; a host may ask once for equal requests.
+    /// `access` shows the base model, whatever patches are active, and of the method's own patches those that the
+    /// request may see. Passes that methods ask for are not routed. Methods are asked in the order of their first
+    /// commits; the first that gives a prompt or a delegate is the last that is asked, and patches that later ones
+    /// would route are not seen.
     ///
     /// # Errors
     /// Whatever the method finds wrong: that one request fails.

@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use engraft::base::{Cancel, Error};
 use engraft::laws::{self, Trial, logit_bits};
-use engraft::model::{Interceptor, Model};
+use engraft::model::{Continuation, Interceptor, Model};
 use engraft::plugins::{Access, Interception, Library, Method};
 use engraft_plugin_api::{
-    ActivePatch, BlockSite, Change, InterceptCall, InterceptRow, Place, Poke, RouteQuery, RunRequest, Site, Tensor,
-    TrainData, TrainRecord, ndarray,
+    ActivePatch, BlockSite, InterceptCall, InterceptRow, Place, Poke, RouteQuery, RunRequest, Site, Tensor, TrainData,
+    TrainRecord, ndarray,
 };
 use engraft_tests::{a_request, atlas, deps, difference, library_at, method, open};
 
@@ -129,11 +129,11 @@ fn every_fault_of_the_other_calls_has_its_code() {
     for name in ["route", "intercept"] {
         call(&method(&stress, ""), name).unwrap();
     }
-    // A change that the host does not apply yet is refused whole.
+    // Changes that need their method are refused where it is not attached.
     let changes = method(&stress, "extends = true").edit(&access, &[a_request()]).unwrap();
     assert_eq!(changes.len(), 3);
     let error = attempt(&model, &method(&stress, "extends = true")).expect_err("is refused");
-    assert_eq!(error.code().id, "change-unsupported");
+    assert_eq!(error.code().id, "intercept-method");
 }
 
 #[test]
@@ -149,9 +149,7 @@ fn a_plugin_that_fails_in_the_middle_of_a_pass_fails_that_request_alone() {
         |fault: &str| Arc::new(method(&stress, &format!("extends = true\nmilliseconds = 2000\nfault = '{fault}'")));
     let good = with("none");
     let access = Access::new(&model, Cancel::new(), 0);
-    let mut changes = good.edit(&access, &[a_request()]).unwrap();
-    // Routes are not asked yet.
-    changes.retain(|change| *change != Change::Route);
+    let changes = good.edit(&access, &[a_request()]).unwrap();
     let proposal = || good.proposal(vec![a_request()], changes.clone());
     let base = logits().unwrap();
     assert_eq!(model.commit(proposal()).unwrap_err().code().id, "intercept-method");
@@ -194,6 +192,36 @@ fn a_plugin_that_fails_in_the_middle_of_a_pass_fails_that_request_alone() {
         model.attach("stress", good.params(), direct);
         assert_eq!(logits().unwrap(), seen, "{fault}");
     }
+
+    // A route shows the patch to requests that name its subject.
+    let scored = |prompt: &str| {
+        let ids = |text: &str| model.tokenizer().unwrap().encode(text).unwrap().ids;
+        let continuation = Continuation { prompt: ids(prompt), tokens: ids(" a") };
+        model.score(&[continuation]).map(|mut scored| scored.remove(0).log_probs[0])
+    };
+    let named = a_request().filled().unwrap();
+    let shown = scored(&named).unwrap();
+    for (fault, code) in [
+        ("panic-route", "plugin-panicked"),
+        ("error-route", "plugin-failed"),
+        ("wrong-route", "plugin-failed"),
+        ("block-route", "plugin-hangs"),
+    ] {
+        let patience = Some(Duration::from_millis(if code == "plugin-hangs" { 50 } else { 60_000 }));
+        model.attach("stress", good.params(), Arc::new(Interception::new(with(fault)).patience(patience)));
+        let error = scored(&named).expect_err(fault);
+        assert_eq!(error.code().id, code, "{fault}: {error:?}");
+        assert!(error.message().contains("stress"), "{error}");
+        for patience in [None, Some(Duration::from_secs(60))] {
+            model.attach("stress", good.params(), Arc::new(Interception::new(good.clone()).patience(patience)));
+            assert_eq!(scored(&named).unwrap(), shown, "{fault}");
+        }
+    }
+    let other = scored("The weather of today is").unwrap();
+    model.rollback(&id).unwrap();
+    assert_eq!(scored("The weather of today is").unwrap(), other);
+    assert!((scored(&named).unwrap() - shown).abs() > 1e-3);
+    assert_eq!(model.commit(proposal()).unwrap(), id);
 
     // The patch goes by file, and is refused where its method is not.
     let folder = tempfile::tempdir().unwrap();

@@ -6,7 +6,7 @@ use clap::{ArgGroup, Args};
 use engraft_plugin_api::{Decoding, Sampling};
 use serde::Serialize;
 
-use super::{ModelArgs, apply, cancel_on_interrupt, out, usage};
+use super::{ModelArgs, PluginPath, apply, attach, cancel_on_interrupt, out, usage};
 use crate::base::Result;
 use crate::model::{Active, End, Question, View};
 use crate::weights::PatchId;
@@ -33,6 +33,8 @@ pub(super) struct Ask {
     /// are active].
     #[arg(long = "patch", value_name = "FILE|ID|none")]
     patches: Vec<PathBuf>,
+    #[command(flatten)]
+    path: PluginPath,
     /// Put each prompt, as what a user says, into the chat template of the model's tokenizer [default: the prompt goes
     /// in as it is].
     #[arg(long)]
@@ -76,7 +78,11 @@ struct Said<'a> {
     decoding: Choice,
     /// The chat template that was applied.
     chat: Option<Chat<'a>>,
+    /// Those that the answer is under.
     patches: &'a [String],
+    /// The method that put another prompt, or another network, in the place of this one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    routed: Option<String>,
 }
 
 /// How tokens were chosen.
@@ -107,12 +113,13 @@ impl Ask {
             return Err(usage("--patch none stands alone: no patch is seen"));
         }
         let model = self.model.open_at(self.journal.as_deref())?;
+        model.patches().iter().try_for_each(|(_, patch)| attach(&model, &self.path, patch))?;
         let view = match (none, &self.journal) {
             (true, _) => View::only([]),
             (false, Some(_)) if !self.patches.is_empty() => View::only(self.chosen()?),
             (false, Some(_)) => View::default(),
             (false, None) => {
-                apply(&model, &self.patches)?;
+                apply(&model, &self.path, &self.patches)?;
                 View::default()
             }
         };
@@ -151,8 +158,8 @@ impl Ask {
         let mut all = Vec::with_capacity(said.answers.len());
         for (prompt, answer) in self.prompts.iter().zip(said.answers) {
             let chat = said.chat.as_ref().map(|(file, hash)| Chat { file, hash: hash.to_string(), fed: answer.fed });
-            let (text, tokens, end) = (answer.text, answer.tokens, answer.end);
-            all.push(Said { prompt, text, tokens, end, decoding: choice, chat, patches: &patches });
+            let (text, tokens, end, routed) = (answer.text, answer.tokens, answer.end, answer.routed);
+            all.push(Said { prompt, text, tokens, end, decoding: choice, chat, patches: &patches, routed });
         }
         match all.as_slice() {
             [one] => out::json(one),

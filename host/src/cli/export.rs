@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use serde::Serialize;
 
-use super::{ModelArgs, apply, out, shown};
+use super::{ModelArgs, PluginPath, apply, out, shown};
 use crate::base::Result;
 use crate::weights::Rounding;
 
@@ -18,6 +18,8 @@ pub(super) struct Export {
     /// A patch file, as `engraft edit --save` writes them; may be given several times, applied in order.
     #[arg(long = "patch", value_name = "FILE")]
     patches: Vec<PathBuf>,
+    #[command(flatten)]
+    path: PluginPath,
     /// The folder to make.
     #[arg(long)]
     out: PathBuf,
@@ -38,7 +40,7 @@ struct Report {
 impl Export {
     pub(super) fn run(&self) -> Result<()> {
         let model = self.model.open()?;
-        apply(&model, &self.patches)?;
+        apply(&model, &self.path, &self.patches)?;
         let rounding = model.export(&self.out)?;
         let out = shown(&self.out);
         if !self.json {

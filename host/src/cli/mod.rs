@@ -22,10 +22,11 @@ use std::process::ExitCode;
 use std::sync::{Arc, LazyLock};
 
 use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use engraft_plugin_api::Change;
 
 use crate::base::{Cancel, Error, Result};
 use crate::model::{Model, OpenOptions};
-use crate::plugins::{Registry, SearchPath};
+use crate::plugins::{Interception, Registry, SearchPath, params};
 use crate::runtime::{self, Device, Runtime, RuntimeSettings};
 use crate::weights::Patch;
 
@@ -124,8 +125,23 @@ fn open_with(model: &Path, options: &OpenOptions) -> Result<Model> {
 }
 
 /// Makes patches from files part of a model.
-fn apply(model: &Model, patches: &[PathBuf]) -> Result<()> {
-    patches.iter().try_for_each(|path| model.apply(Patch::load(path)?).map(drop))
+fn apply(model: &Model, plugins: &PluginPath, patches: &[PathBuf]) -> Result<()> {
+    for path in patches {
+        let patch = Patch::load(path)?;
+        attach(model, plugins, &patch)?;
+        model.apply(patch)?;
+    }
+    Ok(())
+}
+
+/// Attaches the method that made a patch, where the patch has it called.
+fn attach(model: &Model, plugins: &PluginPath, patch: &Patch) -> Result<()> {
+    if patch.changes.iter().any(|change| matches!(change, Change::Intercept { .. } | Change::Route)) {
+        let library = plugins.registry().load(&patch.method, Path::new("."), None)?;
+        let method = library.create(library.configure(&params::to_toml(&patch.params))?)?;
+        Interception::attach(&Arc::new(method), model);
+    }
+    Ok(())
 }
 
 /// Says what the runtime does when it has to be fetched.

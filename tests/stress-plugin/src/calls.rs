@@ -63,9 +63,15 @@ pub fn train(fault: &str, access: &dyn ModelAccess, data: &TrainData) -> Result<
 }
 
 /// Shows a patch to the requests that name its subject.
-pub fn route(fault: &str, access: &dyn ModelAccess, query: &RouteQuery<'_>) -> Result<Route, MethodError> {
+pub fn route(
+    fault: &str,
+    milliseconds: u64,
+    access: &dyn ModelAccess,
+    query: &RouteQuery<'_>,
+) -> Result<Route, MethodError> {
     match fault {
         "panic-route" => panic!("stress was told to panic"),
+        "block-route" => std::thread::sleep(std::time::Duration::from_millis(milliseconds)),
         "error-route" => return Err(failed()),
         "wrong-route" => return Ok(Route::Changes(vec![query.patches.len()])),
         "unsteady-route" if another() % 2 == 1 => return Ok(Route::Base),

@@ -13,7 +13,7 @@ use engraft_plugin_api::{
 };
 
 /// What can go wrong inside a method that was built as it should be.
-const FAULTS: [&str; 35] = [
+const FAULTS: [&str; 36] = [
     "none",
     "panic-create",
     "panic-edit",
@@ -40,6 +40,7 @@ const FAULTS: [&str; 35] = [
     "forgetful-train",
     "deaf-train",
     "panic-route",
+    "block-route",
     "error-route",
     "wrong-route",
     "unsteady-route",
@@ -132,7 +133,7 @@ impl EditMethod for Stress {
     }
 
     fn route(&self, access: &dyn ModelAccess, query: &RouteQuery<'_>) -> Result<Route, MethodError> {
-        calls::route(&self.fault, access, query)
+        calls::route(&self.fault, self.milliseconds, access, query)
     }
 
     fn intercept(&self, call: &InterceptCall<'_>) -> Result<Option<Tensor>, MethodError> {
@@ -166,7 +167,7 @@ impl Plugin for Stress {
                     "milliseconds",
                     ParamKind::Integer { min: 0, max: 600_000 },
                     ParamValue::Integer(60_000),
-                    "how long `hang`, `hang-cancelled` and `block-intercept` are deaf",
+                    "how long `hang`, `hang-cancelled`, `block-route` and `block-intercept` are deaf",
                 ),
                 ParamSpec::new(
                     "extends",

@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use clap::{ArgGroup, Args};
 use serde::Serialize;
 
-use super::{apply, cancel_on_interrupt, open, out, shown, usage};
+use super::{PluginPath, apply, cancel_on_interrupt, open, out, shown, usage};
 use crate::base::Result;
 use crate::runtime::Device;
 
@@ -55,6 +55,8 @@ pub(super) struct Probe {
     /// A patch file to probe under; may be given several times, applied in order.
     #[arg(long = "patch", value_name = "FILE")]
     patches: Vec<PathBuf>,
+    #[command(flatten)]
+    path: PluginPath,
     /// The file to write.
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
@@ -102,7 +104,7 @@ impl Probe {
             None => rows::encode(model.tokenizer()?, &self.texts)?,
         };
         rows::check(model.anatomy(), &rows, self.nll)?;
-        apply(&model, &self.patches)?;
+        apply(&model, &self.path, &self.patches)?;
 
         let progress = out::Progress::new();
         let job = work::Job { model: &model, rows: &rows, taps, nll: self.nll, gradients, cancel: &cancel };
