@@ -6,7 +6,7 @@ use clap::{ArgGroup, Args};
 use engraft_plugin_api::{Decoding, Sampling};
 use serde::Serialize;
 
-use super::{ModelArgs, PluginPath, apply, attach, cancel_on_interrupt, out, usage};
+use super::{Makers, ModelArgs, cancel_on_interrupt, out, usage};
 use crate::base::Result;
 use crate::model::{Active, End, Question, View};
 use crate::weights::PatchId;
@@ -34,7 +34,7 @@ pub(super) struct Ask {
     #[arg(long = "patch", value_name = "FILE|ID|none")]
     patches: Vec<PathBuf>,
     #[command(flatten)]
-    path: PluginPath,
+    makers: Makers,
     /// Put each prompt, as what a user says, into the chat template of the model's tokenizer [default: the prompt goes
     /// in as it is].
     #[arg(long)]
@@ -113,13 +113,13 @@ impl Ask {
             return Err(usage("--patch none stands alone: no patch is seen"));
         }
         let model = self.model.open_at(self.journal.as_deref())?;
-        model.patches().iter().try_for_each(|(_, patch)| attach(&model, &self.path, patch))?;
+        model.patches().iter().try_for_each(|(_, patch)| self.makers.attach(&model, patch))?;
         let view = match (none, &self.journal) {
             (true, _) => View::only([]),
             (false, Some(_)) if !self.patches.is_empty() => View::only(self.chosen()?),
             (false, Some(_)) => View::default(),
             (false, None) => {
-                apply(&model, &self.path, &self.patches)?;
+                self.makers.apply(&model, &self.patches)?;
                 View::default()
             }
         };

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use serde::Serialize;
 
-use super::{ModelArgs, PluginPath, apply, out, shown};
+use super::{Makers, ModelArgs, out, shown};
 use crate::base::Result;
 use crate::weights::Rounding;
 
@@ -19,7 +19,7 @@ pub(super) struct Export {
     #[arg(long = "patch", value_name = "FILE")]
     patches: Vec<PathBuf>,
     #[command(flatten)]
-    path: PluginPath,
+    makers: Makers,
     /// The folder to make.
     #[arg(long)]
     out: PathBuf,
@@ -40,7 +40,7 @@ struct Report {
 impl Export {
     pub(super) fn run(&self) -> Result<()> {
         let model = self.model.open()?;
-        apply(&model, &self.path, &self.patches)?;
+        self.makers.apply(&model, &self.patches)?;
         let rounding = model.export(&self.out)?;
         let out = shown(&self.out);
         if !self.json {

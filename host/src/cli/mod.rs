@@ -26,7 +26,7 @@ use engraft_plugin_api::Change;
 
 use crate::base::{Cancel, Error, Result};
 use crate::model::{Model, OpenOptions};
-use crate::plugins::{Interception, Registry, SearchPath, params};
+use crate::plugins::{ArtefactFile, Interception, Registry, SearchPath, params};
 use crate::runtime::{self, Device, Runtime, RuntimeSettings};
 use crate::weights::Patch;
 
@@ -124,24 +124,38 @@ fn open_with(model: &Path, options: &OpenOptions) -> Result<Model> {
     Model::open(model, &runtime, options)
 }
 
-/// Makes patches from files part of a model.
-fn apply(model: &Model, plugins: &PluginPath, patches: &[PathBuf]) -> Result<()> {
-    for path in patches {
-        let patch = Patch::load(path)?;
-        attach(model, plugins, &patch)?;
-        model.apply(patch)?;
-    }
-    Ok(())
+/// What the methods of patches are made of, where patches have them called.
+#[derive(Args)]
+struct Makers {
+    #[command(flatten)]
+    path: PluginPath,
+    /// What the method of a patch learnt before, where it did; may be given several times.
+    #[arg(long = "artefact", value_name = "FILE")]
+    artefacts: Vec<PathBuf>,
 }
 
-/// Attaches the method that made a patch, where the patch has it called.
-fn attach(model: &Model, plugins: &PluginPath, patch: &Patch) -> Result<()> {
-    if patch.changes.iter().any(|change| matches!(change, Change::Intercept { .. } | Change::Route)) {
-        let library = plugins.registry().load(&patch.method, Path::new("."), None)?;
-        let method = library.create(library.configure(&params::to_toml(&patch.params))?)?;
-        Interception::attach(&Arc::new(method), model);
+impl Makers {
+    /// Makes patches from files part of a model.
+    fn apply(&self, model: &Model, patches: &[PathBuf]) -> Result<()> {
+        for path in patches {
+            let patch = Patch::load(path)?;
+            self.attach(model, &patch)?;
+            model.apply(patch)?;
+        }
+        Ok(())
     }
-    Ok(())
+
+    /// Attaches the method that made a patch, where the patch has it called.
+    fn attach(&self, model: &Model, patch: &Patch) -> Result<()> {
+        if patch.changes.iter().any(|change| matches!(change, Change::Intercept { .. } | Change::Route)) {
+            let library = self.path.registry().load(&patch.method, Path::new("."), None)?;
+            let files = self.artefacts.iter().map(|path| ArtefactFile::load(path)).collect::<Result<Vec<_>>>()?;
+            let learnt = files.iter().find(|file| Some(file.hash()) == patch.artefact);
+            let method = library.create_with(library.configure(&params::to_toml(&patch.params))?, learnt)?;
+            Interception::attach(&Arc::new(method), model);
+        }
+        Ok(())
+    }
 }
 
 /// Says what the runtime does when it has to be fetched.

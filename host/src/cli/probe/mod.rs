@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use clap::{ArgGroup, Args};
 use serde::Serialize;
 
-use super::{PluginPath, apply, cancel_on_interrupt, open, out, shown, usage};
+use super::{Makers, cancel_on_interrupt, open, out, shown, usage};
 use crate::base::Result;
 use crate::runtime::Device;
 
@@ -56,7 +56,7 @@ pub(super) struct Probe {
     #[arg(long = "patch", value_name = "FILE")]
     patches: Vec<PathBuf>,
     #[command(flatten)]
-    path: PluginPath,
+    makers: Makers,
     /// The file to write.
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
@@ -104,7 +104,7 @@ impl Probe {
             None => rows::encode(model.tokenizer()?, &self.texts)?,
         };
         rows::check(model.anatomy(), &rows, self.nll)?;
-        apply(&model, &self.path, &self.patches)?;
+        self.makers.apply(&model, &self.patches)?;
 
         let progress = out::Progress::new();
         let job = work::Job { model: &model, rows: &rows, taps, nll: self.nll, gradients, cancel: &cancel };

@@ -39,7 +39,7 @@ fn attach(
 
 fn proposal(method: &str, changes: Vec<Change>) -> Proposal {
     let (method, version) = (method.to_owned(), "0".to_owned());
-    Proposal { method, version, params: Params::default(), requests: Vec::new(), changes }
+    Proposal { method, version, params: Params::default(), artefact: None, requests: Vec::new(), changes }
 }
 
 /// A patch of `plain`, two of `a`, one of `b`, and another of `a`; all change weights, all but the first route.
