@@ -210,7 +210,7 @@ fn an_edit_in_the_middle_is_rolled_back_as_if_it_had_never_been_made() {
     // Rows of one batch: every other one does not see the patch.
     let others: Vec<_> = made.iter().enumerate().filter(|(i, _)| *i != 3).map(|(_, m)| m.0.clone()).collect();
     let of = |row: usize| if row % 2 == 1 { Active::Only(others.clone()) } else { Active::All };
-    let view = View { active: (0..all.len()).map(of).collect() };
+    let view = View { active: (0..all.len()).map(of).collect(), ..View::default() };
     let mixed = model.score_seeing(&continuations, &view, None).expect("scores");
     let mixed: Vec<Vec<u32>> = mixed.iter().map(|s| s.log_probs.iter().map(|p| p.to_bits()).collect()).collect();
     model.rollback(&made[3].0).expect("rolls back");
