@@ -10,6 +10,7 @@ pub mod graph;
 pub mod prefixes;
 pub mod random;
 pub mod reading;
+pub mod scope;
 pub mod solve;
 pub mod subject;
 pub mod target;
