@@ -45,6 +45,13 @@ fn grace_keeps_the_laws() {
 }
 
 #[test]
+fn the_scope_classifier_keeps_the_laws() {
+    // Few steps, with checkpoints to go on from.
+    let short = "layer = 2\nrank = 2\nsteps = 6\nevery = 2\nbatch = 3";
+    keeps_the_laws(&library("engraft_scope_classifier"), &[short], false);
+}
+
+#[test]
 fn the_minimal_plugin_keeps_the_laws() {
     // It makes a layer quieter, whatever it is asked, and promises nothing of the target.
     keeps_the_laws(&library("engraft_minimal_plugin"), &[MINIMAL], false);

@@ -4,6 +4,7 @@ mod atlas;
 mod grace;
 mod laws;
 mod plugins;
+mod scope;
 mod stress;
 mod tidy;
 mod train;
