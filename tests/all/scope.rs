@@ -17,14 +17,17 @@ use engraft_tests::{atlas, deps, library, open, root};
 fn trained(out: &Path, library: &Arc<Library>) -> Method {
     let plugin = deps().join("libengraft_scope_classifier.so").display().to_string();
     let overrides = [format!("method.0.plugin={plugin}"), format!("train.out={}", out.display())];
-    let settings = Settings::load(&root().join("examples/experiments/train-scope.toml"), &overrides).unwrap();
+    let settings =
+        Settings::load(&root().join("examples/experiments/train-scope.toml"), &overrides).expect("it resolves");
     let mut bench = ModelWorkbench::new(SearchPath::of_process([]), Cancel::new(), silent(), Arc::new(|_, _| {}));
-    let plan = TrainPlan::make(settings, &mut bench, false).unwrap();
+    let plan = TrainPlan::make(settings, &mut bench, false).expect("it can be trained");
     assert_eq!(plan.overlap.warning(), None, "the evaluation is of other facts");
     let control = TrainControl { resume: None, cancel: Cancel::new(), observer: &|_| {} };
-    let outcome = experiment::train(&plan, &mut bench, &control).unwrap();
-    let file = ArtefactFile::load(&outcome.artefacts[0]).unwrap();
-    library.create_with(library.configure(&toml::Table::new()).unwrap(), Some(&file)).unwrap()
+    let outcome = experiment::train(&plan, &mut bench, &control).expect("it trains");
+    let file = ArtefactFile::load(&outcome.artefacts[0]).expect("it is read");
+    library
+        .create_with(library.configure(&toml::Table::new()).expect("defaults fit"), Some(&file))
+        .expect("it is created")
 }
 
 struct Judge<'a> {
@@ -37,12 +40,12 @@ struct Judge<'a> {
 impl Judge<'_> {
     /// Which of the edits a prompt is routed to.
     fn routed(&self, prompt: &str, edits: &[usize]) -> Option<usize> {
-        let tokens = self.model.tokenizer().unwrap().encode(prompt).unwrap().ids;
+        let tokens = self.model.tokenizer().and_then(|t| t.encode(prompt)).expect("it is encoded").ids;
         let ids: Vec<String> = edits.iter().map(ToString::to_string).collect();
         let patch = |(id, &edit): (_, &usize)| ActivePatch { id, state: &self.states[edit] };
         let patches = ids.iter().map(String::as_str).zip(edits).map(patch).collect();
         let access = Access::new(self.model, Cancel::new(), 0);
-        match self.method.route(&access, &RouteQuery { tokens, patches }).unwrap() {
+        match self.method.route(&access, &RouteQuery { tokens, patches }).expect("it is routed") {
             Route::Changes(chosen) => chosen.first().map(|&i| edits[i]),
             Route::Base => None,
             other => panic!("{other:?}"),
