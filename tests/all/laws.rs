@@ -12,6 +12,7 @@ use engraft_tests::{atlas, library, library_at, method, open, relative, requests
 const ROME: &str = "layer = 0\ncovariance = 'second_moment'\nprefixes = 'fixed'";
 const FT: &str = "layers = [0]";
 const GRACE: &str = "layer = 5\nreplace = 'answer'\nepsilon = 7.0\nn_iter = 30";
+const IKE: &str = "layer = 1\ntemplate = 'New fact: {fact}. {prompt}'";
 const MINIMAL: &str = "layer = 0";
 
 fn keeps_the_laws(library: &Arc<Library>, settings: &[&str], teaches: bool) {
@@ -49,6 +50,12 @@ fn the_scope_classifier_keeps_the_laws() {
     // Few steps, with checkpoints to go on from.
     let short = "layer = 2\nrank = 2\nsteps = 6\nevery = 2\nbatch = 3";
     keeps_the_laws(&library("engraft_scope_classifier"), &[short], false);
+}
+
+#[test]
+fn ike_keeps_the_laws() {
+    let shown = "layer = 2\nscope = 'threshold'\ntemplate = 'New fact: {fact}. {prompt}'";
+    keeps_the_laws(&library("engraft_ike"), &[IKE, shown], true);
 }
 
 #[test]
@@ -118,6 +125,7 @@ fn a_plugin_of_the_environment_keeps_the_laws() {
         "rome" => (ROME, true),
         "ft" => (FT, true),
         "grace" => (GRACE, true),
+        "ike" => (IKE, true),
         "minimal-plugin" => (MINIMAL, false),
         _ => ("", true),
     };
