@@ -54,7 +54,7 @@ fn the_scope_classifier_keeps_the_laws() {
 
 #[test]
 fn ike_keeps_the_laws() {
-    let shown = "layer = 2\nscope = 'threshold'\ntemplate = 'New fact: {fact}. {prompt}'";
+    let shown = "layer = 2\nroom = 8\ntemplate = 'New fact: {fact}. {prompt}'";
     keeps_the_laws(&library("engraft_ike"), &[IKE, shown], true);
 }
 

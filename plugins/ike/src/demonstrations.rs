@@ -2,6 +2,7 @@
 
 use engraft_plugin_api::EditRequest;
 
+use crate::keys::cosine;
 use crate::memory::Lesson;
 use crate::prompt::Template;
 
@@ -57,8 +58,7 @@ pub fn demonstrations(
     ratio: [usize; 3],
     seed: u64,
 ) -> Vec<String> {
-    let cosine = |lesson: &Lesson| key.iter().zip(&lesson.key).map(|(a, b)| a * b).sum::<f32>();
-    let mut nearest: Vec<(f32, &Lesson)> = lessons.iter().map(|lesson| (cosine(lesson), lesson)).collect();
+    let mut nearest: Vec<(f32, &Lesson)> = lessons.iter().map(|lesson| (cosine(key, &lesson.key), lesson)).collect();
     nearest.sort_by(|a, b| b.0.total_cmp(&a.0));
     nearest.truncate(count);
     let kinds = kinds(nearest.len(), ratio, seed);

@@ -1,9 +1,8 @@
-//! Which fact a request concerns: the activation at a fact's last subject token is looked for among the activations at
-//! all tokens of the request, by cosine. The authors compare sentence vectors of another model; a subject that is named
-//! in the request is found here wherever it stands, and no second model is needed.
+//! Which fact is nearest to a request: facts and requests are compared by the cosine of the activation at the last token
+//! of their prompts. The authors compare sentence vectors of another model; here the edited model's own are taken.
 
-use engraft_method_common::{FactToken, check_cancelled, prompt_row, read};
-use engraft_plugin_api::{BlockSite, EditRequest, MethodError, ModelAccess, RunRequest, Site, Tap};
+use engraft_method_common::{FactToken, PromptRow, check_cancelled, prompt_row, read};
+use engraft_plugin_api::{BlockSite, EditRequest, MethodError, ModelAccess, Site};
 
 /// Requests that are read in one pass.
 const AT_ONCE: usize = 64;
@@ -20,45 +19,39 @@ impl Keys {
         Self { site: Site::Block(layer, BlockSite::ResidPost) }
     }
 
-    /// The unit vectors of facts: the activation at the last token of the subject, or of the prompt where there is
-    /// none.
+    /// The unit vectors of facts.
     ///
     /// # Errors
     /// What is wrong with a request, and errors of the host.
     pub fn of_facts(&self, access: &dyn ModelAccess, requests: &[EditRequest]) -> Result<Vec<Vec<f32>>, MethodError> {
         let context = access.facts().context;
-        let mut keys = Vec::with_capacity(requests.len());
-        for batch in requests.chunks(AT_ONCE) {
+        let row = |request: &EditRequest| prompt_row(access, request, "{}", FactToken::Last, context);
+        self.of_rows(access, &requests.iter().map(row).collect::<Result<Vec<_>, _>>()?)
+    }
+
+    /// The unit vector of a request; it holds one token at least.
+    ///
+    /// # Errors
+    /// Errors of the host.
+    pub fn of_tokens(&self, access: &dyn ModelAccess, tokens: &[u32]) -> Result<Vec<f32>, MethodError> {
+        let row = PromptRow { ids: tokens.to_vec(), fact: tokens.len().saturating_sub(1) };
+        Ok(self.of_rows(access, &[row])?.concat())
+    }
+
+    fn of_rows(&self, access: &dyn ModelAccess, rows: &[PromptRow]) -> Result<Vec<Vec<f32>>, MethodError> {
+        let mut keys = Vec::with_capacity(rows.len());
+        for batch in rows.chunks(AT_ONCE) {
             check_cancelled(access)?;
-            let row = |request: &EditRequest| {
-                let token = if request.subject.is_some() { FactToken::SubjectLast } else { FactToken::Last };
-                prompt_row(access, request, "{}", token, context)
-            };
-            let rows = batch.iter().map(row).collect::<Result<Vec<_>, _>>()?;
-            let reading = read(access, &rows, &[self.site], None)?;
+            let reading = read(access, batch, &[self.site], None)?;
             keys.extend(reading.sites[0].outer_iter().map(|key| unit(key.iter().copied())));
         }
         Ok(keys)
     }
-
-    /// The unit vectors at all tokens of a request.
-    ///
-    /// # Errors
-    /// Errors of the host.
-    pub fn of_tokens(&self, access: &dyn ModelAccess, tokens: &[u32]) -> Result<Vec<Vec<f32>>, MethodError> {
-        let taps = vec![Tap { site: self.site, places: None }];
-        let request = RunRequest { rows: vec![tokens.to_vec()], taps, ..RunRequest::default() };
-        let reply = access.run(&request)?;
-        let tap = reply.taps.first().ok_or_else(|| MethodError::new("reply-shape", "the host read no activation"))?;
-        let width = tap.shape().last().copied().unwrap_or(1).max(1);
-        Ok(tap.as_f32()?.chunks(width).map(|vector| unit(vector.iter().copied())).collect())
-    }
 }
 
-/// The similarity of a fact to a request: the greatest cosine of its key with one of the request's vectors.
-pub fn similarity(key: &[f32], request: &[Vec<f32>]) -> f32 {
-    let cosine = |vector: &Vec<f32>| key.iter().zip(vector).map(|(a, b)| a * b).sum::<f32>();
-    request.iter().map(cosine).fold(-1.0, f32::max)
+/// The cosine of two unit vectors.
+pub fn cosine(a: &[f32], b: &[f32]) -> f32 {
+    a.iter().zip(b).map(|(a, b)| a * b).sum()
 }
 
 fn unit(vector: impl Iterator<Item = f32> + Clone) -> Vec<f32> {
@@ -66,42 +59,14 @@ fn unit(vector: impl Iterator<Item = f32> + Clone) -> Vec<f32> {
     if norm > 0.0 { vector.map(|v| (f64::from(v) / norm) as f32).collect() } else { vector.collect() }
 }
 
-/// The similarity that tells those within from those without best: half the sum of the shares on the right side is
-/// greatest, and where several are alike, it is the middle of the widest gap. 1 if there are none within.
-pub fn best_threshold(within: &[f32], without: &[f32]) -> f32 {
-    let mut all: Vec<f32> = within.iter().chain(without).copied().collect();
-    all.sort_by(f32::total_cmp);
-    let share = |side: &[f32], holds: &dyn Fn(f32) -> bool| {
-        if side.is_empty() { 1.0 } else { side.iter().filter(|s| holds(**s)).count() as f64 / side.len() as f64 }
-    };
-    let mut best = (f64::NEG_INFINITY, 0.0, 1.0);
-    for pair in all.windows(2).filter(|pair| pair[0] < pair[1]) {
-        let at = f32::midpoint(pair[0], pair[1]);
-        let right = share(within, &|s| s >= at) + share(without, &|s| s < at);
-        let gap = pair[1] - pair[0];
-        if (right, gap) > (best.0, best.1) {
-            best = (right, gap, at);
-        }
-    }
-    best.2
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn a_threshold_lies_in_the_widest_gap_that_tells_apart_best() {
-        assert_eq!(best_threshold(&[0.9, 0.8], &[0.1, 0.2]), 0.5);
-        assert_eq!(best_threshold(&[0.9, 0.3], &[0.1, 0.2, 0.8]), 0.25, "one of three is lost, not one of two");
-        assert_eq!(best_threshold(&[], &[0.5]), 1.0);
-    }
-
-    #[test]
-    fn the_most_similar_token_counts() {
-        let request = vec![unit([3.0, 4.0].into_iter()), unit([0.0, 2.0].into_iter())];
-        assert!((similarity(&[0.0, 1.0], &request) - 1.0).abs() < 1e-6);
-        assert!((similarity(&[1.0, 0.0], &request) - 0.6).abs() < 1e-6);
+    fn directions_are_compared() {
+        let [a, b] = [[3.0, 4.0], [0.0, 2.0]].map(|v| unit(v.into_iter()));
+        assert!((cosine(&a, &b) - 0.8).abs() < 1e-6 && (cosine(&a, &a) - 1.0).abs() < 1e-6);
         assert_eq!(unit([0.0, 0.0].into_iter()), [0.0, 0.0]);
     }
 }

@@ -12,7 +12,7 @@ mod params;
 mod prompt;
 
 pub use demonstrations::{Kind, kinds};
-pub use keys::{Keys, best_threshold};
+pub use keys::Keys;
 pub use memory::{Fact, Lesson, Memory};
 pub use method::Ike;
 pub use params::{IkeParams, Scope};

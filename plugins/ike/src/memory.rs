@@ -12,8 +12,10 @@ pub struct Fact {
     pub said: String,
     /// The demonstrations that are shown before it.
     pub shown: Vec<String>,
-    /// The unit vector that finds it.
+    /// The unit vector that finds it by its subject.
     pub key: Vec<f32>,
+    /// The vector that a learned scope judges it by; empty without one.
+    pub scope: Vec<f32>,
 }
 
 /// A prompt with its answer.
@@ -37,8 +39,8 @@ pub struct Lesson {
 pub struct Memory {
     /// The block after which facts were compared.
     pub layer: usize,
-    /// The similarity that tells requests of a fact from others.
-    pub threshold: f32,
+    /// The bytes of the scope that was learnt; empty where none was.
+    pub scope: Vec<u8>,
     /// The training facts.
     pub lessons: Vec<Lesson>,
 }
@@ -48,11 +50,12 @@ impl Fact {
     pub fn write(facts: &[Self]) -> Vec<u8> {
         let mut out = Writer::new();
         out.count(facts.len());
-        for Self { said, shown, key } in facts {
+        for Self { said, shown, key, scope } in facts {
             out.text(said);
             out.count(shown.len());
             shown.iter().for_each(|text| out.text(text));
             out.floats(key);
+            out.floats(scope);
         }
         out.0
     }
@@ -66,7 +69,7 @@ impl Fact {
                 .map(|_| {
                     let said = from.text()?;
                     let shown = (0..from.count()?).map(|_| from.text()).collect::<Option<_>>()?;
-                    Some(Self { said, shown, key: from.floats()? })
+                    Some(Self { said, shown, key: from.floats()?, scope: from.floats()? })
                 })
                 .collect()
         };
@@ -79,7 +82,7 @@ impl Memory {
     pub fn write(&self) -> Vec<u8> {
         let mut out = Writer::new();
         out.count(self.layer);
-        out.floats(&[self.threshold]);
+        out.bytes(&self.scope);
         out.count(self.lessons.len());
         for Lesson { copy, update, retain, key } in &self.lessons {
             for pair in [Some(copy), update.as_ref(), retain.as_ref()] {
@@ -104,17 +107,17 @@ impl Memory {
         };
         let read = |from: &mut Reader<'_>| {
             let layer = from.count()?;
-            let threshold = *from.floats()?.first()?;
+            let scope = from.bytes()?.to_vec();
             let n = from.count()?;
             let lesson = |from: &mut Reader<'_>| {
                 let (copy, update, retain) = (pair(from)??, pair(from)?, pair(from)?);
                 Some(Lesson { copy, update, retain, key: from.floats()? })
             };
             let lessons = (0..n).map(|_| lesson(from)).collect::<Option<_>>()?;
-            Some(Self { layer, threshold, lessons })
+            Some(Self { layer, scope, lessons })
         };
-        let found = Reader::whole(bytes, read).filter(|memory| memory.threshold.is_finite());
-        found.ok_or_else(|| MethodError::new("ike-artefact", "the artefact is damaged, or not IKE's"))
+        Reader::whole(bytes, read)
+            .ok_or_else(|| MethodError::new("ike-artefact", "the artefact is damaged, or not IKE's"))
     }
 }
 
@@ -129,9 +132,13 @@ impl Writer {
         self.0.extend((n as u64).to_le_bytes());
     }
 
+    fn bytes(&mut self, bytes: &[u8]) {
+        self.count(bytes.len());
+        self.0.extend(bytes);
+    }
+
     fn text(&mut self, text: &str) {
-        self.count(text.len());
-        self.0.extend(text.as_bytes());
+        self.bytes(text.as_bytes());
     }
 
     fn floats(&mut self, values: &[f32]) {
@@ -159,9 +166,13 @@ impl<'b> Reader<'b> {
         usize::try_from(u64::from_le_bytes(self.take(8)?.try_into().ok()?)).ok()
     }
 
-    fn text(&mut self) -> Option<String> {
+    fn bytes(&mut self) -> Option<&'b [u8]> {
         let n = self.count()?;
-        String::from_utf8(self.take(n)?.to_vec()).ok()
+        self.take(n)
+    }
+
+    fn text(&mut self) -> Option<String> {
+        String::from_utf8(self.bytes()?.to_vec()).ok()
     }
 
     fn floats(&mut self) -> Option<Vec<f32>> {
@@ -177,12 +188,17 @@ mod tests {
     #[test]
     fn what_is_written_is_read_and_damage_is_noticed() {
         let facts = vec![
-            Fact { said: "A is B".into(), shown: vec!["é".into(), String::new()], key: vec![0.5, -1.0] },
-            Fact { said: String::new(), shown: vec![], key: vec![] },
+            Fact {
+                said: "A is B".into(),
+                shown: vec!["é".into(), String::new()],
+                key: vec![0.5, -1.0],
+                scope: vec![2.0],
+            },
+            Fact { said: String::new(), shown: vec![], key: vec![], scope: vec![] },
         ];
         let pair = |a: &str, b: &str| (a.to_owned(), b.to_owned());
         let lesson = Lesson { copy: pair("p", "a"), update: None, retain: Some(pair("q", "b")), key: vec![1.0] };
-        let memory = Memory { layer: 3, threshold: 0.25, lessons: vec![lesson.clone(), lesson] };
+        let memory = Memory { layer: 3, scope: vec![0, 255], lessons: vec![lesson.clone(), lesson] };
         let (state, learnt) = (Fact::write(&facts), memory.write());
         assert_eq!((Fact::read(&state), Memory::read(&learnt)), (Ok(facts), Ok(memory)));
         for n in 0..state.len() {

@@ -1,21 +1,27 @@
 //! The calls: an edit writes down its facts, a route finds the one that a request concerns and shows it, and training
-//! keeps facts to demonstrate with and learns how similar a request has to be.
+//! keeps facts to demonstrate with and learns a scope.
 
-use engraft_method_common::check_cancelled;
+use engraft_method_common::{check_cancelled, scope};
 use engraft_plugin_api::{
     Artefact, Calls, Capabilities, Change, Descriptor, EditMethod, EditRequest, Example, Family, MethodError,
-    ModelAccess, Params, Plugin, Route, RouteQuery, TrainData,
+    ModelAccess, Params, Plugin, Route, RouteQuery, TrainData, TrainRecord,
 };
 
 use crate::demonstrations::{demonstrations, statement};
-use crate::keys::{Keys, best_threshold, similarity};
+use crate::keys::{Keys, cosine};
 use crate::memory::{Fact, Lesson, Memory};
 use crate::params::{IkeParams, Scope};
 
 /// IKE with its parameters, and what it learnt.
 pub struct Ike {
     params: IkeParams,
-    learnt: Option<Memory>,
+    learnt: Option<Learnt>,
+}
+
+/// What was learnt, as it is used.
+struct Learnt {
+    lessons: Vec<Lesson>,
+    scope: Option<scope::Scope>,
 }
 
 impl Plugin for Ike {
@@ -40,12 +46,23 @@ impl Plugin for Ike {
     }
 
     fn create_trained(params: &Params, artefact: &Artefact) -> Result<Box<dyn EditMethod>, MethodError> {
-        let (params, learnt) = (IkeParams::read(params)?, Memory::read(&artefact.bytes)?);
-        if learnt.layer != params.layer {
-            let text = format!("the artefact was trained at layer {}, `layer` is {}", learnt.layer, params.layer);
-            return Err(MethodError::new("ike-artefact", text).help("train again, or set the layer of the training"));
+        let (params, memory) = (IkeParams::read(params)?, Memory::read(&artefact.bytes)?);
+        let other =
+            |text: String| Err(MethodError::new("ike-artefact", text).help("train again with these parameters"));
+        if memory.layer != params.layer {
+            return other(format!(
+                "the artefact was trained with `layer` {}, it is {} now",
+                memory.layer, params.layer
+            ));
         }
-        Ok(Box::new(Self { params, learnt: Some(learnt) }))
+        if memory.scope.is_empty() && params.scope == Scope::Learned {
+            return other("the artefact was trained without a scope, and `scope` is `learned`".into());
+        }
+        let scope = match params.scope {
+            Scope::Learned => Some(scope::Scope::from_bytes(&memory.scope)?),
+            Scope::Always => None,
+        };
+        Ok(Box::new(Self { params, learnt: Some(Learnt { lessons: memory.lessons, scope }) }))
     }
 }
 
@@ -55,55 +72,54 @@ impl EditMethod for Ike {
             return Ok(Vec::new());
         }
         check_cancelled(access)?;
-        self.threshold()?;
+        let scope = self.scope()?;
         let lessons = match (&self.learnt, self.params.demonstrations) {
             (_, 0) => &[][..],
             (Some(learnt), _) => &learnt.lessons,
             (None, n) => return Err(untrained(&format!("`demonstrations` is {n}"))),
         };
         let keys = Keys::after(self.params.layer).of_facts(access, requests)?;
-        let seed = access.random("demonstrations");
-        let fact = |(key, request): (Vec<f32>, &EditRequest)| {
-            let IkeParams { template, demonstrations: count, ratio, .. } = &self.params;
-            let shown = demonstrations(&key, lessons, template, *count, *ratio, seed);
-            Ok(Fact { said: statement(request)?, shown, key })
+        let vectors = match scope {
+            Some(scope) => {
+                let row = |request: &EditRequest| Ok(access.tokenize(&request.filled()?)?.ids);
+                scope.embed(access, &requests.iter().map(row).collect::<Result<Vec<_>, MethodError>>()?)?
+            }
+            None => vec![Vec::new(); requests.len()],
         };
-        let facts = keys.into_iter().zip(requests).map(fact).collect::<Result<Vec<_>, MethodError>>()?;
+        let seed = access.random("demonstrations");
+        let fact = |((key, scope), request): ((Vec<f32>, Vec<f32>), &EditRequest)| {
+            let IkeParams { template, demonstrations: count, ratio, .. } = &self.params;
+            let (said, prompt) = (statement(request)?, request.filled()?);
+            let mut shown = demonstrations(&key, lessons, template, *count, *ratio, seed);
+            if *count > 0 {
+                shown.push(template.shown(&said, &prompt, request.target.new.trim_start()));
+            }
+            Ok(Fact { said, shown, key, scope })
+        };
+        let found = keys.into_iter().zip(vectors).zip(requests);
+        let facts = found.map(fact).collect::<Result<Vec<_>, MethodError>>()?;
         check_cancelled(access)?;
         Ok(vec![Change::State(Fact::write(&facts)), Change::Route])
     }
 
     fn train(&self, access: &dyn ModelAccess, data: &TrainData) -> Result<Artefact, MethodError> {
         check_cancelled(access)?;
-        let keys = Keys::after(self.params.layer);
         let requests: Vec<EditRequest> = data.train.iter().map(|record| record.request.clone()).collect();
-        let found = keys.of_facts(access, &requests)?;
-        let (mut within, mut without, mut lessons) = (Vec::new(), Vec::new(), Vec::new());
-        for (step, (record, key)) in data.train.iter().zip(&found).enumerate() {
-            check_cancelled(access)?;
-            access.progress(step as u64, data.train.len() as u64, "comparing prompts");
-            let similar = |example: &Example| {
-                let tokens = access.tokenize(&example.prompt)?.ids;
-                Ok::<f32, MethodError>(similarity(key, &keys.of_tokens(access, &tokens)?))
-            };
-            within.extend(record.in_scope.iter().map(similar).collect::<Result<Vec<_>, _>>()?);
-            without.extend(record.out_of_scope.iter().map(similar).collect::<Result<Vec<_>, _>>()?);
-            let pair = |example: &Example| {
-                example.answer.as_ref().map(|answer| (example.prompt.clone(), answer.trim_start().to_owned()))
-            };
+        let keys = Keys::after(self.params.layer).of_facts(access, &requests)?;
+        let pair = |example: &Example| {
+            example.answer.as_ref().map(|answer| (example.prompt.clone(), answer.trim_start().to_owned()))
+        };
+        let lesson = |(record, key): (&TrainRecord, Vec<f32>)| {
             let copy = (record.request.filled()?, record.request.target.new.trim_start().to_owned());
             let (update, retain) = (record.in_scope.iter().find_map(pair), record.out_of_scope.iter().find_map(pair));
-            lessons.push(Lesson { copy, update, retain, key: key.clone() });
-        }
-        let threshold = best_threshold(&within, &without);
-        let share = |side: &[f32], holds: &dyn Fn(f32) -> bool| {
-            side.iter().filter(|s| holds(**s)).count() as f64 / side.len().max(1) as f64
+            Ok(Lesson { copy, update, retain, key })
         };
-        let steps = data.train.len() as u64;
-        access.metric(steps, "accepted within", share(&within, &|s| s >= threshold));
-        access.metric(steps, "refused without", share(&without, &|s| s < threshold));
-        access.progress(steps, steps, "comparing prompts");
-        let memory = Memory { layer: self.params.layer, threshold, lessons };
+        let lessons = data.train.iter().zip(keys).map(lesson).collect::<Result<_, MethodError>>()?;
+        let scope = match self.params.scope {
+            Scope::Learned => scope::learn(access, data, &self.params.training)?.bytes,
+            Scope::Always => Vec::new(),
+        };
+        let memory = Memory { layer: self.params.layer, scope, lessons };
         Ok(Artefact::new(&access.facts(), data, memory.write()))
     }
 
@@ -111,28 +127,48 @@ impl EditMethod for Ike {
         if query.patches.is_empty() {
             return Ok(Route::Base);
         }
+        // Of equals the first is taken: the newest.
         let facts = query.patches.iter().map(|patch| Fact::read(patch.state)).collect::<Result<Vec<_>, _>>()?.concat();
-        let vectors = Keys::after(self.params.layer).of_tokens(access, &query.tokens)?;
-        // Of equals the later is the newer.
-        let nearest =
-            facts.iter().map(|fact| (similarity(&fact.key, &vectors), fact)).max_by(|a, b| a.0.total_cmp(&b.0));
-        let Some((similar, fact)) = nearest else { return Ok(Route::Base) };
-        if similar < self.threshold()? {
-            return Ok(Route::Base);
+        let facts: Vec<&Fact> = facts.iter().rev().collect();
+        let fact = match self.scope()? {
+            Some(scope) => {
+                let vector = scope.embed(access, std::slice::from_ref(&query.tokens))?.remove(0);
+                scope.nearest(&vector, facts.iter().map(|fact| fact.scope.as_slice())).map(|(number, _)| facts[number])
+            }
+            None => self.nearest(access, query, &facts)?,
+        };
+        match fact {
+            Some(fact) => self.shown(access, fact, &access.decode(&query.tokens)?).map(Route::Prompt),
+            None => Ok(Route::Base),
         }
-        self.shown(access, fact, &access.decode(&query.tokens)?).map(Route::Prompt)
     }
 }
 
 impl Ike {
-    /// How similar a request has to be.
-    fn threshold(&self) -> Result<f32, MethodError> {
-        match (self.params.scope, &self.learnt) {
-            (Scope::Always, _) => Ok(f32::NEG_INFINITY),
-            (Scope::Threshold, _) => Ok(self.params.threshold),
-            (Scope::Learned, Some(learnt)) => Ok(learnt.threshold),
+    /// The scope that was learnt, where one is asked for.
+    fn scope(&self) -> Result<Option<&scope::Scope>, MethodError> {
+        match (self.params.scope, self.learnt.as_ref().and_then(|learnt| learnt.scope.as_ref())) {
             (Scope::Learned, None) => Err(untrained("`scope` is `learned`")),
+            (_, scope) => Ok(scope),
         }
+    }
+
+    /// The fact that is nearest to a request.
+    fn nearest<'f>(
+        &self,
+        access: &dyn ModelAccess,
+        query: &RouteQuery<'_>,
+        facts: &[&'f Fact],
+    ) -> Result<Option<&'f Fact>, MethodError> {
+        let vector = Keys::after(self.params.layer).of_tokens(access, &query.tokens)?;
+        let mut nearest: Option<(f32, &Fact)> = None;
+        for &fact in facts {
+            let similar = cosine(&fact.key, &vector);
+            if nearest.is_none_or(|(most, _)| similar > most) {
+                nearest = Some((similar, fact));
+            }
+        }
+        Ok(nearest.map(|(_, fact)| fact))
     }
 
     /// The tokens of a request with a fact, and as many of its demonstrations as leave room, the nearest ones.

@@ -1,28 +1,29 @@
 //! IKE's parameters, with the defaults of the authors' script.
 
+use engraft_method_common::scope::ScopeParams;
 use engraft_plugin_api::{MethodError, ParamKind, ParamSpec, ParamValue, Params};
 
 use crate::prompt::Template;
+
+/// What stands before the parameters of the scope's training.
+const TRAINING: &str = "scope_";
 
 /// Which requests a fact is shown to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scope {
     /// Every request is shown the nearest fact.
     Always,
-    /// Requests whose similarity to the nearest fact reaches a number that is given.
-    Threshold,
-    /// Requests whose similarity to the nearest fact reaches what training found to tell them apart best.
+    /// Requests that a scope, learnt from activations, finds to ask for what a fact says.
     Learned,
 }
 
 impl Scope {
-    const ALL: [Scope; 3] = [Self::Always, Self::Threshold, Self::Learned];
+    const ALL: [Scope; 2] = [Self::Always, Self::Learned];
 
     /// The spelling in parameters.
     pub fn name(self) -> &'static str {
         match self {
             Self::Always => "always",
-            Self::Threshold => "threshold",
             Self::Learned => "learned",
         }
     }
@@ -35,8 +36,6 @@ pub struct IkeParams {
     pub layer: usize,
     /// Which requests a fact is shown to.
     pub scope: Scope,
-    /// The similarity that `Threshold` asks for.
-    pub threshold: f32,
     /// How a fact and a prompt stand together.
     pub template: Template,
     /// What stands between demonstrations.
@@ -47,6 +46,8 @@ pub struct IkeParams {
     pub ratio: [usize; 3],
     /// How many tokens of the context are kept free for the answer.
     pub room: usize,
+    /// How the scope `Learned` is trained.
+    pub training: ScopeParams,
 }
 
 impl IkeParams {
@@ -56,20 +57,14 @@ impl IkeParams {
         let count = |max| ParamKind::Integer { min: 0, max };
         let text = |text: &str| ParamValue::Text(text.to_owned());
         let new = ParamSpec::new;
-        vec![
+        let own = vec![
             ParamSpec::required("layer", ParamKind::Layer, "the block after which requests and facts are compared"),
             new(
                 "scope",
                 choice(&Scope::ALL.map(Scope::name)),
                 text(Scope::Always.name()),
-                "which requests are shown the nearest fact: `always` all, `threshold` those similar enough to it, \
-                 `learned` by the similarity that training found",
-            ),
-            new(
-                "threshold",
-                ParamKind::Number { min: -1.0, max: 1.0 },
-                ParamValue::Number(0.8),
-                "the similarity (a cosine) that the scope `threshold` asks for",
+                "which requests are shown the nearest fact: `always` all, `learned` those that a \
+                 scope which was trained finds to ask for a fact",
             ),
             new(
                 "template",
@@ -96,7 +91,8 @@ impl IkeParams {
                 ParamValue::Integer(32),
                 "how many tokens of the context are left free: demonstrations that do not fit are left out",
             ),
-        ]
+        ];
+        own.into_iter().chain(ScopeParams::specs(TRAINING)).collect()
     }
 
     /// Reads checked parameters.
@@ -121,12 +117,12 @@ impl IkeParams {
         Ok(Self {
             layer: params.index("layer")?,
             scope,
-            threshold: params.number("threshold")? as f32,
             template: Template::parse(params.text("template")?)?,
             separator: params.text("separator")?.to_owned(),
             demonstrations: params.index("demonstrations")?,
             ratio,
             room: params.index("room")?,
+            training: ScopeParams::read(params, TRAINING)?,
         })
     }
 }
