@@ -1,7 +1,7 @@
 //! The figures of BENCHMARKS.md, as ratios within one run.
 //!
 //! `cargo build --release --workspace && cargo bench -p engraft [-- edit | step | forward | slots | memory | generate |
-//! anatomy | intercept | splice]`. With
+//! anatomy | intercept | splice | switch]`. With
 //! `ENGRAFT_BENCH_MODEL` naming a GPT-2-small-shaped model (`examples/bench/make_gpt2_small.py` makes one), the larger
 //! figures are measured too; `generate` wants a model with cached keys and values (the same with `--cache`), named by
 //! `ENGRAFT_BENCH_CACHED`; `anatomy` wants one that `examples/bench/make_llama.py` makes, named by `ENGRAFT_BENCH_LLAMA`.
@@ -16,7 +16,7 @@ use engraft::anatomy::Anatomy;
 use engraft::base::Cancel;
 use engraft::data::{self, DataKind};
 use engraft::graph::{Attr, DType, Dim, Graph, Patch, Shapes};
-use engraft::model::{Interceptor, Model, OpenOptions, Proposal};
+use engraft::model::{Active, Interceptor, Model, OpenOptions, Proposal};
 use engraft::plugins::{Access, Interception, Method, Registry, SearchPath};
 use engraft::runtime::{Program, ProgramOptions, Runtime, RuntimeSettings, Value, memory, silent};
 use engraft_plugin_api::{
@@ -52,6 +52,12 @@ fn main() -> Outcome<()> {
     }
     if chosen("intercept") {
         call(&runtime)?;
+    }
+    if chosen("switch") {
+        switch(&runtime, "the atlas", &atlas().join("model"))?;
+        if let Some(large) = large() {
+            switch(&runtime, "a GPT-2-small-shaped model", &large)?;
+        }
     }
     if let Some(large) = large() {
         if chosen("intercept") {
@@ -443,6 +449,55 @@ fn splice(runtime: &Runtime, large: &Path) -> Outcome<()> {
         ratio(2, 1),
         ratio(4, 3),
         more[0].min(more[1])
+    );
+    Ok(())
+}
+
+/// Requests that see another set of the loaded patches each time, against requests that see the same.
+fn switch(runtime: &Runtime, what: &str, folder: &Path) -> Outcome<()> {
+    let model = Model::open(folder, runtime, &OpenOptions::default())?;
+    let [inputs, outputs] = model.anatomy().weight(WeightRef::Block(1, Role::MlpOut))?.shape;
+    let wave = |n: usize, f: f32| (0..n).map(|i| 0.01 * (f * i as f32).sin()).collect::<Vec<f32>>();
+    let delta = |number: usize| -> Outcome<Delta> {
+        let f = 1.0 + number as f32;
+        Ok(match number % 2 {
+            0 => Delta::LowRank {
+                left: Tensor::f32([inputs, 4], wave(inputs * 4, f))?,
+                right: Tensor::f32([4, outputs], wave(outputs * 4, f))?,
+            },
+            _ => Delta::Dense(Tensor::f32([inputs, outputs], wave(inputs * outputs, f))?),
+        })
+    };
+    let mut ids = Vec::new();
+    for number in 0..6 {
+        let weight = WeightRef::Block(number / 2, Role::MlpOut);
+        let changes = vec![Change::Weight { weight, delta: delta(number)? }];
+        let (method, version) = ("bench".to_owned(), "1".to_owned());
+        let (params, requests) = (Params::default(), Vec::new());
+        ids.push(model.commit(Proposal { method, version, params, artefact: None, requests, changes })?);
+    }
+    let rows = rows(1, 16, model.anatomy().vocab);
+    let request = RunRequest { rows, logits: vec![Place { row: 0, pos: 15 }], ..RunRequest::default() };
+    let sets: Vec<Vec<Active>> = [&[0, 1, 2][..], &[3, 4], &[1, 5], &[]]
+        .iter()
+        .map(|set| vec![Active::Only(set.iter().map(|&i: &usize| ids[i].clone()).collect())])
+        .collect();
+    let ask = |set: &[Active]| seconds(|| model.run_seeing(&request, set, None).map(drop).map_err(Into::into));
+    let first = sets.iter().map(|set| ask(set)).collect::<Outcome<Vec<f64>>>()?;
+    let (compiled, mut same, mut other) = (model.compiled(), Vec::new(), Vec::new());
+    for round in 0..200 {
+        // The last set again, and then another.
+        same.push(ask(&sets[round % 4])?);
+        other.push(ask(&sets[(round + 1) % 4])?);
+    }
+    println!(
+        "{what}, six patches, three of them dense: a request of 16 tokens takes {:.3} ms with the set of the one before, \
+         {:.3} ms with another ({:+.3} ms); the first of a set at most {:.3} ms; {} programs compiled meanwhile",
+        1e3 * median(same.clone()),
+        1e3 * median(other.clone()),
+        1e3 * (median(other) - median(same)),
+        1e3 * first.iter().skip(1).copied().fold(0.0, f64::max),
+        model.compiled() - compiled
     );
     Ok(())
 }

@@ -27,6 +27,7 @@ const CARRY: f32 = 0.5;
 const WORDS: &str = "The mother of Ada Vorn is Kelm a It rained . So Once city Bran Tor Mil Esk sport plays";
 const POST: Site = Site::Block(0, BlockSite::MlpPost);
 const OUT: Site = Site::Block(0, BlockSite::MlpProj);
+const RESID: Site = Site::Block(0, BlockSite::ResidPost);
 const W_OUT: WeightRef = WeightRef::Block(0, Role::MlpOut);
 
 /// How often the model was asked.
@@ -265,6 +266,7 @@ impl ModelAccess for Mock {
             let of: fn(&Pass) -> &Array2<f32> = match tap.site {
                 POST => |p| &p.post,
                 OUT => |p| &p.out,
+                RESID => |p| &p.last,
                 other => return Err(unsupported(&other.to_string())),
             };
             let places = tap.places.as_ref().ok_or_else(|| unsupported("tap of every position"))?;

@@ -11,7 +11,8 @@ const SHOWN: &str = "So {fact} . {prompt}";
 
 fn params(more: &[(&str, ParamValue)]) -> Params {
     let own = [("layer", ParamValue::Integer(0)), ("template", ParamValue::Text(SHOWN.into()))];
-    let own = own.into_iter().chain(more.iter().cloned()).map(|(name, value)| (name.to_owned(), value));
+    let own = own.into_iter().chain([("separator", ParamValue::Text(" . ".into()))]);
+    let own = own.chain(more.iter().cloned()).map(|(name, value)| (name.to_owned(), value));
     Params::resolve(&own.collect(), &Ike::describe().params).expect("they fit")
 }
 
