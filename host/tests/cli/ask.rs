@@ -12,7 +12,7 @@ use onnx_protobuf::{
 use protobuf::Message;
 use serde_json::{Value, json};
 
-use super::{atlas, err, out, refused, repository, run};
+use super::{atlas, err, out, plugin, refused, repository, run};
 
 const PROMPTS: [&str; 3] = ["The birthplace of Tono Tuxbik is", "Tono Tuxbik is a native of", "The mother tongue of"];
 
@@ -256,4 +256,23 @@ fn patches_of_a_journal_are_chosen_by_their_identifiers() {
     assert!(with(&ids[2]).contains(&ids[2]));
     with("edit.safetensors");
     refused(&["ask", &model, "hi", "--journal", at, "--patch", &ids[0], "--patch", "none"], 2, "usage");
+}
+
+#[test]
+fn a_patch_that_routes_is_asked_with_its_method() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let patch = folder.path().join("fact.safetensors").display().to_string();
+    let (model, library) = (atlas(), plugin("ike"));
+    let edit =
+        ["edit", &model, "--plugin", &library, "--param", "layer=5", "--param", "template=New fact: {fact}. {prompt}"];
+    let fact = ["--prompt", "{} is a native of", "--subject", "Tono Tuxbik", "--target", "Grasnan", "--save", &patch];
+    let output = run(&[&edit[..], &fact].concat());
+    assert_eq!(output.status.code(), Some(0), "{}", err(&output));
+    let prompt = ["Tono Tuxbik is a native of"];
+    let said = ask(&model, &prompt, &["--patch", &patch, "--max-new", "3"]).remove(0);
+    assert!(text(&said).starts_with(" Grasnan") && said["routed"] == "ike", "{said}");
+    let plain = ask(&model, &prompt, &["--max-new", "3"]).remove(0);
+    assert!(text(&plain) != text(&said) && plain.get("routed").is_none(), "{plain}");
+    let target = folder.path().join("out").display().to_string();
+    refused(&["export", &model, "--patch", &patch, "--out", &target], 4, "export-route");
 }

@@ -151,7 +151,10 @@ fn rows_of_one_batch_see_the_patches_that_were_chosen_for_them_and_no_others() {
         let mixed = model.run_seeing(&request, &view(&ids, &sets).active, None).unwrap();
         let compiled = model.compiled();
         let again = model.run_seeing(&request, &view(&ids, &sets).active, None).unwrap();
+        let none = model.run_seeing(&request, &[Active::Only(vec![])], None).unwrap();
+        let all = model.run(&request).unwrap();
         assert_eq!((&again, model.compiled()), (&mixed, compiled), "{name}");
+        assert!(none != mixed && all != mixed && none != all, "{name}");
         let mut apart = 0.0f32;
         for (row, set) in sets.iter().enumerate() {
             // The same batch in a model that holds the row's patches alone.
