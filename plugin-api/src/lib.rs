@@ -98,8 +98,10 @@
 //!
 //! # What plugins may rely on
 //!
-//! A plugin built with one version of this crate loads in every host whose version [fits](abi::ApiVersion::fits);
-//! which compiler built either does not matter. A panic becomes an error of the call; a crash, an abort or a hang of
+//! The contract is version 1, and closed: the types at the border are laid out as they are, for good. A plugin built with
+//! any 1.x of this crate loads in every host of any 1.x ([`fits`](abi::ApiVersion::fits)); which compiler built either does
+//! not matter. What grows is data: new kinds of changes, calls and facts, each with a code where the other side does not
+//! know it (`abi-op`, `change-unsupported`). Another layout would be a version 2, which hosts would read beside this one. A panic becomes an error of the call; a crash, an abort or a hang of
 //! native code cannot be contained, so plugins are trusted code. Libraries are never unloaded.
 
 pub mod abi;

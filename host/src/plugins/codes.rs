@@ -16,7 +16,7 @@ codes! {
     Plugin ABI_STABLE "plugin-abi-stable"
         "The plugin was built with another version of `abi_stable`, the crate that describes the types at the border, so nothing else about it can be checked. No function of it was called. Rebuild it against the version of `engraft-plugin-api` that belongs to this host.";
     Plugin VERSION "plugin-version"
-        "The plugin was built with a version of `engraft-plugin-api` that does not fit this host's. Versions fit if their major numbers agree, and while that is 0, their minor numbers too. No function of the plugin was called. Rebuild it against the version that the message names, or use a host of the plugin's version.";
+        "The plugin was built with a version of `engraft-plugin-api` that does not fit this host's. Versions fit if their major numbers agree; those before 1 fit no other. No function of the plugin was called. Rebuild it against the version that the message names, or use a host of the plugin's version.";
     Plugin LAYOUT "plugin-layout"
         "The plugin says that it was built with a fitting version of `engraft-plugin-api`, but its types at the border are laid out in another way than the host's; the cause underneath lists the differences. No function of the plugin was called. Usually it was built against a changed copy of that crate: rebuild it against the published one.";
     Plugin PANICKED "plugin-panicked"

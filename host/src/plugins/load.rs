@@ -190,7 +190,7 @@ fn check_version(path: &Path, plugin: Option<ApiVersion>, spelling: impl Fn() ->
         spelling()
     );
     Err(Error::new(&codes::VERSION, message)
-        .help(format!("rebuild the plugin with engraft-plugin-api {}.{}", API_VERSION.major, API_VERSION.minor)))
+        .help(format!("rebuild the plugin with engraft-plugin-api {}", API_VERSION.major)))
 }
 
 fn refused(path: &Path, error: LibraryError) -> Error {

@@ -1,6 +1,6 @@
 //! The border is frozen by three texts under `tests/goldens`: the layout of every type that crosses it, how every plain
-//! type is spelled in records, and the calls with their names. `ENGRAFT_BLESS=1` rewrites them: with v1 closed, only to
-//! add.
+//! type is spelled in records, and the calls with their names. Version 1 is closed: the layout stays, and
+//! `ENGRAFT_BLESS=1` rewrites the other two only to add lines.
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -24,10 +24,13 @@ use crate::*;
 
 fn holds(file: &str, found: &str) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/goldens").join(file);
-    if std::env::var_os("ENGRAFT_BLESS").is_some() {
+    let golden = std::fs::read_to_string(&path).expect("the golden is there");
+    if file != "abi-layout.txt" && std::env::var_os("ENGRAFT_BLESS").is_some() {
+        let mut lines = found.lines();
+        let lost = golden.lines().find(|line| !lines.any(|found| found == *line));
+        assert_eq!(lost, None, "{file}: what was said is not said any more; version 1 is closed");
         return std::fs::write(&path, found).expect("the golden is writable");
     }
-    let golden = std::fs::read_to_string(&path).expect("the golden is there");
     for (golden, found) in golden.lines().zip(found.lines()) {
         assert_eq!(golden, found, "{file}: the border changed");
     }

@@ -31,7 +31,7 @@ pub const ROOT_SYMBOL: &str = ROOT_MODULE_LOADER_NAME;
 pub struct ApiVersion {
     /// Another number: another contract.
     pub major: u32,
-    /// While the major version is 0, another number is another contract too; later, additions.
+    /// Additions in data. (Before version 1, another number was another contract too.)
     pub minor: u32,
     /// Corrections.
     pub patch: u32,

@@ -47,8 +47,8 @@
 //! # Versions
 //!
 //! A library carries the version of this crate that it was built with, and a host reads it before anything of the plugin
-//! runs. Versions [fit](crate::abi::ApiVersion::fits) by their major numbers, and while that is 0 by their minor ones too;
-//! then the layout of every type is compared. What crosses are records that grow in data: a plugin ignores what it does
+//! runs. Versions [fit](crate::abi::ApiVersion::fits) by their major numbers: the contract is version 1 and closed. Then the
+//! layout of every type is compared. What crosses are records that grow in data: a plugin ignores what it does
 //! not know in an answer, and a call that a host does not know is an error with the code `abi-op`, which a method may take
 //! for "do without". The compiler's version and the optimisation level play no part. The version of the method itself
 //! ([`Descriptor::version`](crate::Descriptor::version)) is written into every patch and every report: raise it when the
