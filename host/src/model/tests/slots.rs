@@ -394,7 +394,7 @@ fn defects_are_named_and_change_nothing() {
         let uneven = SlotGate { keys: Tensor::zeros([width, 3]), bias: Tensor::zeros([3]) };
         let part = Increment { name: "s".into(), fold: Fold::Sum, value: nan.clone() };
         let state = || Change::State(vec![1]);
-        let rows: [(&str, Vec<Change>); 9] = [
+        let rows: [(&str, Vec<Change>); 8] = [
             ("slots-shape", vec![Change::Slots(waves(1, width + 1, 2, gated(&model), 1.0))]),
             ("slots-shape", vec![Change::Slots(Slots { gate: Some(uneven), ..good.clone() })]),
             ("slots-not-finite", vec![Change::Slots(Slots { bias: nan, ..good.clone() })]),
@@ -402,7 +402,6 @@ fn defects_are_named_and_change_nothing() {
             ("slots-place", vec![Change::Slots(Slots { layer: 99, ..good.clone() })]),
             ("patch-state-twice", vec![state(), Change::Slots(good.clone()), state()]),
             ("statistic-part", vec![Change::Statistic(part)]),
-            ("change-unsupported", vec![Change::Slots(good.clone()), Change::Route]),
             ("edit-no-effect", vec![Change::Slots(Slots { values: Tensor::zeros([2, width]), ..good.clone() })]),
         ];
         for (code, changes) in rows {
