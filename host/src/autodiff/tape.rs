@@ -63,6 +63,8 @@ pub(super) struct Tape<'t, 'g, 's> {
     /// The edges that the nodes of this differentiation make.
     edges: HashSet<String>,
     shapes: HashMap<Vec<Dim>, String>,
+    /// The transpositions of this differentiation: what was transposed, and the order.
+    turned: HashMap<String, (String, Vec<usize>)>,
     contributions: HashMap<String, Vec<Grad>>,
     parts: HashMap<String, Vec<(i64, Grad)>>,
 }
@@ -76,6 +78,7 @@ impl<'t, 'g, 's> Tape<'t, 'g, 's> {
             made: HashMap::new(),
             edges: HashSet::new(),
             shapes: HashMap::new(),
+            turned: HashMap::new(),
             contributions: HashMap::new(),
             parts: HashMap::new(),
         }
@@ -364,12 +367,18 @@ impl<'t, 'g, 's> Tape<'t, 'g, 's> {
         self.op("Gemm", &[a.0, b.0], &attributes)
     }
 
-    /// A transposition, or the edge itself if the order is the identity.
+    /// A transposition, or the edge itself if the order is the identity. Two in a row are one.
     pub(super) fn transposed(&mut self, edge: &str, perm: &[usize]) -> Result<String> {
         if perm.iter().enumerate().all(|(i, &p)| i == p) {
             return Ok(edge.to_owned());
         }
-        self.op("Transpose", &[edge], &[("perm", Attr::Ints(perm.iter().map(|&p| p as i64).collect()))])
+        if let Some((source, before)) = self.turned.get(edge).cloned() {
+            let both: Vec<usize> = perm.iter().map(|&p| before[p]).collect();
+            return self.transposed(&source, &both);
+        }
+        let made = self.op("Transpose", &[edge], &[("perm", Attr::Ints(perm.iter().map(|&p| p as i64).collect()))])?;
+        self.turned.insert(made.clone(), (edge.to_owned(), perm.to_vec()));
+        Ok(made)
     }
 
     /// A node with one output.

@@ -11,7 +11,7 @@ use super::names::Name;
 use super::types::{Types, cast};
 use crate::anatomy::Anatomy;
 use crate::base::{Error, Result};
-use crate::graph::{DType, Dim, Graph, Index, Initializer, Node, Patch, downstream, upstream};
+use crate::graph::{DType, Dim, Graph, Index, Initializer, Node, Patch, downstream, is_pointwise, upstream};
 
 /// A branch of slots: the block, the activation function, and true for gated ones.
 pub type SlotBranch = (usize, Activation, bool);
@@ -197,52 +197,6 @@ pub fn check_slot_branch(graph: &Graph, anatomy: &Anatomy, branch: SlotBranch) -
     Prepared::of(graph, anatomy, branch).map(drop)
 }
 
-/// Operators whose result at an index depends on their operands at that index alone.
-const ELEMENTWISE: [&str; 42] = [
-    "Abs",
-    "Add",
-    "And",
-    "Cast",
-    "CastLike",
-    "Ceil",
-    "Celu",
-    "Clip",
-    "Div",
-    "Elu",
-    "Equal",
-    "Erf",
-    "Exp",
-    "Floor",
-    "Gelu",
-    "Greater",
-    "GreaterOrEqual",
-    "HardSigmoid",
-    "HardSwish",
-    "LeakyRelu",
-    "Less",
-    "LessOrEqual",
-    "Log",
-    "Max",
-    "Min",
-    "Mish",
-    "Mul",
-    "Neg",
-    "Not",
-    "Or",
-    "Pow",
-    "Reciprocal",
-    "Relu",
-    "Selu",
-    "Sigmoid",
-    "Softplus",
-    "Softsign",
-    "Sqrt",
-    "Sub",
-    "Swish",
-    "Tanh",
-    "Where",
-];
-
 /// Operators that arrange the same numbers in other axes, in the same order.
 const LAYOUT: [&str; 5] = ["Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze"];
 
@@ -288,9 +242,7 @@ impl Bend {
             let first = read.first().copied().unwrap_or_default();
             if LAYOUT.iter().any(|op| node.is(op)) && known.contains_key(first) {
                 known.insert(node.output(0), known[first]);
-            } else if ELEMENTWISE.iter().any(|op| node.is(op))
-                && read.iter().all(|e| known.contains_key(e) || single(graph, &index, e))
-            {
+            } else if is_pointwise(node) && read.iter().all(|e| known.contains_key(e) || single(graph, &index, e)) {
                 let mut own = node.clone();
                 for (slot, edge) in node.inputs().iter().enumerate() {
                     if let Some(name) = known.get(edge.as_str()) {
@@ -339,7 +291,7 @@ fn single(graph: &Graph, index: &Index<'_>, edge: &str) -> bool {
     if graph.constant(index, edge, 1).is_some() {
         return true;
     }
-    let computed = |node: &&Node| ELEMENTWISE.iter().any(|op| node.is(op)) && !node.inputs().is_empty();
+    let computed = |node: &&Node| is_pointwise(node) && !node.inputs().is_empty();
     let Some(node) = index.producer(edge).filter(computed) else { return false };
     node.inputs().iter().filter(|e| !e.is_empty()).all(|e| single(graph, index, e))
 }

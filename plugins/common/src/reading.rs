@@ -1,5 +1,5 @@
 //! Keys, values and distributions as the model computes them now: activations at the fact token of every prompt, and
-//! next-token distributions, from one forward pass.
+//! a next-token distribution.
 
 use engraft_plugin_api::{MethodError, ModelAccess, Place, RunRequest, Site, Tap};
 use ndarray::{Array2, Ix2};
@@ -7,7 +7,7 @@ use ndarray::{Array2, Ix2};
 use crate::reply_shape;
 use crate::subject::PromptRow;
 
-/// What one forward pass gave.
+/// What was read.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Reading {
     /// For each site, `[rows, width]`: the activation at every row's fact token.
@@ -16,7 +16,9 @@ pub struct Reading {
     pub anchor: Vec<f32>,
 }
 
-/// Reads `sites` at the fact token of `rows`, and the distribution at the fact token of `anchor`, in one pass.
+/// Reads `sites` at the fact token of `rows`, and the distribution at the fact token of `anchor`.
+///
+/// These are two passes: the first computes no more of the model than the sites need.
 ///
 /// # Errors
 /// Errors of the host; `reply-shape` if its reply has another shape than asked for.
@@ -28,9 +30,8 @@ pub fn read(
 ) -> Result<Reading, MethodError> {
     let places: Vec<Place> = rows.iter().enumerate().map(|(row, r)| Place { row, pos: r.fact }).collect();
     let request = RunRequest {
-        rows: rows.iter().chain(anchor).map(|r| r.ids.clone()).collect(),
+        rows: rows.iter().map(|r| r.ids.clone()).collect(),
         taps: sites.iter().map(|&site| Tap { site, places: Some(places.clone()) }).collect(),
-        logits: anchor.iter().map(|r| Place { row: rows.len(), pos: r.fact }).collect(),
         ..RunRequest::default()
     };
     let reply = access.run(&request)?;
@@ -44,7 +45,14 @@ pub fn read(
         let view = view.ok_or_else(|| reply_shape(&site.to_string(), &[rows.len(), 0], &shape))?;
         read.push(view.to_owned());
     }
-    let anchor = if anchor.is_some() { log_softmax(reply.logits.as_f32()?) } else { Vec::new() };
+    let anchor = match anchor {
+        Some(row) => {
+            let logits = vec![Place { row: 0, pos: row.fact }];
+            let request = RunRequest { rows: vec![row.ids.clone()], logits, ..RunRequest::default() };
+            log_softmax(access.run(&request)?.logits.as_f32()?)
+        }
+        None => Vec::new(),
+    };
     Ok(Reading { sites: read, anchor })
 }
 

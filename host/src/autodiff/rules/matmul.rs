@@ -3,7 +3,8 @@
 //!
 //! Against a matrix, the other operand counts as a matrix of rows and the product is a Gemm with transpose flags: no
 //! copy of a weight is ever transposed. Between activations a transposition that the graph already made is undone
-//! rather than done twice.
+//! rather than done twice; where an operand would have to be transposed anew, dA = (B·gᵀ)ᵀ and dB = (gᵀ·A)ᵀ are used if
+//! A or B was transposed before the product, since its gradient is transposed back anyway.
 
 use super::super::facts::Facts;
 use super::super::plan::Visit;
@@ -67,13 +68,25 @@ fn batched(tape: &mut Tape<'_, '_, '_>, visit: &Visit<'_>, a: &str, b: &str, y: 
     };
     let mut gradients = Vec::new();
     if visit.wants(0) {
-        let turned = swapped(tape, b)?;
-        let edge = tape.op("MatMul", &[&g, &turned], &[])?;
+        let edge = if copies(tape, b) && absorbs(tape, a) {
+            let turned = swapped(tape, &g)?;
+            let edge = tape.op("MatMul", &[b, &turned], &[])?;
+            swapped(tape, &edge)?
+        } else {
+            let turned = swapped(tape, b)?;
+            tape.op("MatMul", &[&g, &turned], &[])?
+        };
         gradients.push((0, over_batches(tape, Grad::full(&edge).scaled(scale), a, b, y)?));
     }
     if visit.wants(1) {
-        let turned = swapped(tape, a)?;
-        let edge = tape.op("MatMul", &[&turned, &g], &[])?;
+        let edge = if copies(tape, a) && absorbs(tape, b) {
+            let turned = swapped(tape, &g)?;
+            let edge = tape.op("MatMul", &[&turned, a], &[])?;
+            swapped(tape, &edge)?
+        } else {
+            let turned = swapped(tape, a)?;
+            tape.op("MatMul", &[&turned, &g], &[])?
+        };
         gradients.push((1, over_batches(tape, Grad::full(&edge).scaled(scale), b, a, y)?));
     }
     Ok(gradients)
@@ -95,6 +108,21 @@ fn untransposed(tape: &Tape<'_, '_, '_>, edge: &str) -> Option<(String, Vec<usiz
     let source = node.input(0)?;
     let perm = super::movement::order(node, tape.facts.rank(source)?);
     Some((source.to_owned(), perm))
+}
+
+/// True if swapping the last two axes moves elements. A swap of an operand alone is a flag of the product for the
+/// runtime; on top of a Transpose that the graph makes, it is another order of axes, and a copy.
+fn copies(tape: &Tape<'_, '_, '_>, edge: &str) -> bool {
+    untransposed(tape, edge).is_some_and(|(_, mut perm)| {
+        let rank = perm.len();
+        perm.swap(rank - 2, rank - 1);
+        perm.iter().enumerate().any(|(i, &p)| i != p)
+    })
+}
+
+/// True if the gradient of an edge is transposed on its way anyway, so that one more transposition is part of that one.
+fn absorbs(tape: &Tape<'_, '_, '_>, edge: &str) -> bool {
+    untransposed(tape, edge).is_some()
 }
 
 /// An edge with its last two axes swapped.

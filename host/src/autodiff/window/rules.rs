@@ -3,55 +3,7 @@
 use super::axes::Holds;
 use super::{Copy, Extent, Made, dims, unfit};
 use crate::base::Result;
-use crate::graph::{Dim, Node};
-
-/// Operators whose result at an index depends on their operands at that index alone.
-const POINTWISE: [&str; 44] = [
-    "Abs",
-    "Add",
-    "And",
-    "Cast",
-    "Ceil",
-    "Clip",
-    "Cos",
-    "Div",
-    "Dropout",
-    "Elu",
-    "Equal",
-    "Erf",
-    "Exp",
-    "Floor",
-    "Gelu",
-    "Greater",
-    "GreaterOrEqual",
-    "HardSigmoid",
-    "HardSwish",
-    "Identity",
-    "IsInf",
-    "IsNaN",
-    "LeakyRelu",
-    "Less",
-    "LessOrEqual",
-    "Log",
-    "Max",
-    "Min",
-    "Mul",
-    "Neg",
-    "Not",
-    "Or",
-    "Pow",
-    "Reciprocal",
-    "Relu",
-    "Round",
-    "Sigmoid",
-    "Sign",
-    "Sin",
-    "Softplus",
-    "Sqrt",
-    "Sub",
-    "Tanh",
-    "Where",
-];
+use crate::graph::{Dim, Node, is_pointwise};
 
 /// Copies a node; returns what stands for each of its outputs.
 pub(super) fn copy(copy: &mut Copy<'_, '_, '_>, node: &Node) -> Result<Vec<(String, Made)>> {
@@ -60,12 +12,12 @@ pub(super) fn copy(copy: &mut Copy<'_, '_, '_>, node: &Node) -> Result<Vec<(Stri
     }
     let mut call = Call { copy, node };
     match node.op() {
-        op if POINTWISE.contains(&op) => call.pointwise(),
         // Of its second input it reads the type alone.
         "CastLike" => match call.made(0) {
             Some(data) => call.with(&[(0, data.edge)], data.extent),
             None => Ok(Vec::new()),
         },
+        _ if is_pointwise(node) => call.pointwise(),
         "MatMul" => call.matmul(),
         "Attention" => call.attention(),
         "RotaryEmbedding" => call.rotary(),

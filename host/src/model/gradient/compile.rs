@@ -152,7 +152,7 @@ impl Model {
         for edge in &outputs {
             patch.tap(edge, DType::F32)?;
         }
-        let whole = patch.apply()?;
+        let whole = patch.apply()?.untransposed()?.lean(&names)?;
         let (prefix, fed, step) = self.split(&whole, &names, &outputs)?;
         Ok(CompiledGradient {
             id: COMPILED.fetch_add(1, Ordering::Relaxed),

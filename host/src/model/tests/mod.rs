@@ -4,6 +4,7 @@ mod arranged;
 mod case;
 mod halves;
 mod intercepted;
+mod lean;
 mod routes;
 mod slots;
 mod splices;
