@@ -5,6 +5,7 @@ mod grace;
 mod laws;
 mod plugins;
 mod scope;
+mod soak;
 mod stress;
 mod tidy;
 mod train;

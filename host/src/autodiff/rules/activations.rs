@@ -13,9 +13,10 @@ pub(super) fn activation(tape: &mut Tape<'_, '_, '_>, visit: &Visit<'_>) -> Resu
     let number = |name: &str, default: f32| node.float(name).unwrap_or(default);
     let mut scale = 1.0;
     let slope = match node.op() {
+        "Gelu" if node.string("approximate") == Some("tanh") => tanh_gelu(tape, x, visit.output())?,
         "Gelu" => {
             scale = 0.5;
-            gelu(tape, x, node.string("approximate") == Some("tanh"))?
+            gelu(tape, x)?
         }
         "Swish" => swish(tape, x, number("alpha", 1.0))?,
         "HardSwish" => hard_swish(tape, x)?,
@@ -131,29 +132,32 @@ pub(super) fn gaussian(tape: &mut Tape<'_, '_, '_>, x: &str, factor: f32) -> Res
     tape.op("Exp", &[&exponent], &[])
 }
 
-/// Twice the slope of x·Φ(x): 1 + erf(x/√2) + x·√(2/π)·e^(−x²/2), or of its approximation ½x(1 + tanh u),
-/// u = √(2/π)(x + a·x³): 1 + tanh u + x(1 − tanh² u)·√(2/π)(1 + 3a·x²).
-fn gelu(tape: &mut Tape<'_, '_, '_>, x: &str, approximate: bool) -> Result<String> {
-    const A: f32 = 0.044715;
-    let root = (2.0 / std::f32::consts::PI).sqrt();
+/// Twice the slope of x·Φ(x): 1 + erf(x/√2) + x·√(2/π)·e^(−x²/2).
+fn gelu(tape: &mut Tape<'_, '_, '_>, x: &str) -> Result<String> {
     let one = tape.real(x, 1.0);
-    let (sigmoid, bell) = if approximate {
-        let square = tape.op("Mul", &[x, x], &[])?;
-        let cubic = tape.multiplied(&square, A * root, x)?;
-        let linear = tape.real(x, root);
-        let slope = tape.op("Add", &[&cubic, &linear], &[])?;
-        let u = tape.op("Mul", &[x, &slope], &[])?;
-        let t = tape.op("Tanh", &[&u], &[])?;
-        let rest = one_minus_square(tape, &t, x)?;
-        let cubic = tape.multiplied(&square, 3.0 * A * root, x)?;
-        let inner = tape.op("Add", &[&cubic, &linear], &[])?;
-        (t, tape.op("Mul", &[&rest, &inner], &[])?)
-    } else {
-        let narrow = tape.multiplied(x, std::f32::consts::FRAC_1_SQRT_2, x)?;
-        let bell = gaussian(tape, x, -0.5)?;
-        (tape.op("Erf", &[&narrow], &[])?, tape.multiplied(&bell, root, x)?)
-    };
+    let narrow = tape.multiplied(x, std::f32::consts::FRAC_1_SQRT_2, x)?;
+    let bell = gaussian(tape, x, -0.5)?;
+    let bell = tape.multiplied(&bell, (2.0 / std::f32::consts::PI).sqrt(), x)?;
+    let erf = tape.op("Erf", &[&narrow], &[])?;
     let tail = tape.op("Mul", &[x, &bell], &[])?;
-    let head = tape.op("Add", &[&sigmoid, &one], &[])?;
+    let head = tape.op("Add", &[&erf, &one], &[])?;
     tape.op("Add", &[&head, &tail], &[])
+}
+
+/// The slope of its approximation y = ½x(1 + tanh u) = x·σ(2u), u = √(2/π)(x + a·x³): σ + y·(1 − σ)·2u′.
+fn tanh_gelu(tape: &mut Tape<'_, '_, '_>, x: &str, y: &str) -> Result<String> {
+    const A: f32 = 0.044715;
+    let twice = 2.0 * (2.0 / std::f32::consts::PI).sqrt();
+    let (one, linear) = (tape.real(x, 1.0), tape.real(x, twice));
+    let square = tape.op("Mul", &[x, x], &[])?;
+    let cubic = tape.multiplied(&square, A * twice, x)?;
+    let factor = tape.op("Add", &[&cubic, &linear], &[])?;
+    let u = tape.op("Mul", &[x, &factor], &[])?;
+    let gate = tape.op("Sigmoid", &[&u], &[])?;
+    let cubic = tape.multiplied(&square, 3.0 * A * twice, x)?;
+    let inner = tape.op("Add", &[&cubic, &linear], &[])?;
+    let rest = tape.op("Sub", &[&one, &gate], &[])?;
+    let tail = tape.op("Mul", &[y, &rest], &[])?;
+    let tail = tape.op("Mul", &[&tail, &inner], &[])?;
+    tape.op("Add", &[&gate, &tail], &[])
 }

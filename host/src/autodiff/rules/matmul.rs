@@ -66,12 +66,13 @@ fn batched(tape: &mut Tape<'_, '_, '_>, visit: &Visit<'_>, a: &str, b: &str, y: 
     } else {
         (shaped.edge, shaped.scale)
     };
+    let rank = [a, b].into_iter().filter_map(|e| tape.facts.rank(e)).max().unwrap_or(2);
     let mut gradients = Vec::new();
     if visit.wants(0) {
         let edge = if copies(tape, b) && absorbs(tape, a) {
-            let turned = swapped(tape, &g)?;
+            let turned = tape.transposed(&g, &last_two(rank))?;
             let edge = tape.op("MatMul", &[b, &turned], &[])?;
-            swapped(tape, &edge)?
+            tape.transposed(&edge, &last_two(rank))?
         } else {
             let turned = swapped(tape, b)?;
             tape.op("MatMul", &[&g, &turned], &[])?
@@ -80,9 +81,9 @@ fn batched(tape: &mut Tape<'_, '_, '_>, visit: &Visit<'_>, a: &str, b: &str, y: 
     }
     if visit.wants(1) {
         let edge = if copies(tape, a) && absorbs(tape, b) {
-            let turned = swapped(tape, &g)?;
+            let turned = tape.transposed(&g, &last_two(rank))?;
             let edge = tape.op("MatMul", &[&turned, a], &[])?;
-            swapped(tape, &edge)?
+            tape.transposed(&edge, &last_two(rank))?
         } else {
             let turned = swapped(tape, a)?;
             tape.op("MatMul", &[&turned, &g], &[])?
@@ -102,12 +103,28 @@ fn over_batches(tape: &mut Tape<'_, '_, '_>, grad: Grad, x: &str, other: &str, y
     reduce(tape, grad, y, x, found)
 }
 
-/// The edge that a Transpose made this one from, with its order. A variable is not looked behind.
+/// The edge that Transposes made this one from, with its order. A variable is not looked behind.
 fn untransposed(tape: &Tape<'_, '_, '_>, edge: &str) -> Option<(String, Vec<usize>)> {
-    let node = tape.facts.index.producer(edge).filter(|n| n.is("Transpose") && !tape.is_variable(edge))?;
-    let source = node.input(0)?;
-    let perm = super::movement::order(node, tape.facts.rank(source)?);
-    Some((source.to_owned(), perm))
+    let mut found: Option<(String, Vec<usize>)> = None;
+    let mut at = edge;
+    while let Some(node) = tape.facts.index.producer(at).filter(|n| n.is("Transpose") && !tape.is_variable(at)) {
+        let source = node.input(0)?;
+        let order = super::movement::order(node, tape.facts.rank(source)?);
+        let perm = match &found {
+            Some((_, behind)) => behind.iter().map(|&axis| order[axis]).collect(),
+            None => order,
+        };
+        found = Some((source.to_owned(), perm));
+        at = source;
+    }
+    found
+}
+
+/// The order that swaps the last two of some axes.
+fn last_two(rank: usize) -> Vec<usize> {
+    let mut perm: Vec<usize> = (0..rank).collect();
+    perm.swap(rank - 2, rank - 1);
+    perm
 }
 
 /// True if swapping the last two axes moves elements. A swap of an operand alone is a flag of the product for the

@@ -108,15 +108,66 @@ impl<'p, 'g, 's> Operands<'p, 'g, 's> {
         if axis == 0 {
             return Err(unfit(format!("keys or values `{edge}` have rows and positions in one axis")));
         }
-        // Positions to the second place, where `at` says them, and back.
-        let mut perm: Vec<usize> = (0..flags.len()).filter(|&a| a != axis).collect();
-        perm.insert(1, axis);
-        let mut back: Vec<usize> = (0..flags.len()).filter(|&a| a != 1).collect();
-        back.insert(axis, 1);
+        // Positions stand before the values of one place, as attention reads them, so that what is transposed for it is
+        // transposed once, before the scatter, and the window's part alone at every step.
+        let extents = dims(self.shapes, edge)?;
+        let of_place = (1..flags.len()).rev().find(|&a| a != axis);
+        let between: Vec<usize> = (1..flags.len()).filter(|&a| a != axis && Some(a) != of_place).collect();
+        let counts = between.iter().map(|&a| extents.get(a).and_then(Dim::known)).collect::<Option<Vec<_>>>();
+        let (perm, at) = match counts {
+            Some(counts) => {
+                let perm = [&[0], &between[..], &[axis], of_place.as_slice()].concat();
+                (perm, self.places_between(&counts)?)
+            }
+            None => {
+                let mut perm: Vec<usize> = (0..flags.len()).filter(|&a| a != axis).collect();
+                perm.insert(1, axis);
+                (perm, self.spec.at.to_owned())
+            }
+        };
+        let mut back = vec![0; perm.len()];
+        for (to, &from) in perm.iter().enumerate() {
+            back[from] = to;
+        }
         let (whole, part) = (self.transpose(edge, &perm)?, self.transpose(&made.edge, &perm)?);
-        let joined = self.patch.op("ScatterND", &[&whole, self.spec.at, &part], &[])?;
+        let joined = self.patch.op("ScatterND", &[&whole, &at, &part], &[])?;
         let extent = Extent::Window(vec![false; flags.len()]);
         Ok(Made { edge: self.transpose(&joined, &back)?, extent })
+    }
+
+    /// Every place of the window for axes of `counts` between rows and positions, `[batch, counts.., width, axes]`.
+    fn places_between(&mut self, counts: &[usize]) -> Result<String> {
+        if counts.is_empty() {
+            return Ok(self.spec.at.to_owned());
+        }
+        self.once(format!("places between {counts:?}"), |o| {
+            let axes = counts.len();
+            let (rows, width) = (o.size_of(o.spec.ids, 0)?, o.size_of(o.spec.at, 1)?);
+            let mut shape = vec![rows];
+            shape.extend(counts.iter().map(|&n| o.patch.i64(&[1], &[n as i64])));
+            shape.extend([width, o.patch.i64(&[1], &[1])]);
+            let shape: Vec<&str> = shape.iter().map(String::as_str).collect();
+            let shape = o.patch.op("Concat", &shape, &[("axis", Attr::Int(0))])?;
+            let new_axes: Vec<i64> = (1..=axes as i64).collect();
+            let mut parts = Vec::with_capacity(axes + 2);
+            for part in 0..axes + 2 {
+                let narrow = match part.checked_sub(1).and_then(|i| counts.get(i)) {
+                    Some(&count) => {
+                        let mut extents = vec![1; axes + 3];
+                        extents[part] = count;
+                        o.patch.i64(&extents, &(0..count as i64).collect::<Vec<_>>())
+                    }
+                    None => {
+                        let of_place = o.patch.i64(&[1], &[i64::from(part > 0)]);
+                        let here = o.gather(o.spec.at, &of_place, 2)?;
+                        o.unsqueeze(&here, &new_axes)?
+                    }
+                };
+                parts.push(o.patch.op("Expand", &[&narrow, &shape], &[])?);
+            }
+            let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
+            o.patch.op("Concat", &parts, &[("axis", Attr::Int(-1))])
+        })
     }
 
     /// The places of an edge of the window, `[n, 1, ...]`.

@@ -2,8 +2,10 @@
 //! give the same elements another shape can often be left out.
 //!
 //! `heads` moves reshapes from the many sides of a `Split` or `Concat` to its one side; `rows` computes what works on
-//! each row by itself on matrices, so that nothing is reshaped on the way from one matrix product to the next.
+//! each row by itself on matrices, so that nothing is reshaped on the way from one matrix product to the next; `gelu` knows
+//! an activation function by its values, whatever operators spell it.
 
+mod gelu;
 mod heads;
 mod rows;
 #[cfg(test)]

@@ -73,3 +73,60 @@ fn heads_are_set_apart_before_the_split_and_joined_after() {
     let lean = heads(1).lean(&[]).unwrap();
     assert_eq!(count(&lean, &["Reshape"]), 6);
 }
+
+/// GELU of x in one of the ways that exporters write it, or nearly.
+fn spelled(way: &str, opset: i64) -> Graph {
+    let empty = Graph::empty(opset);
+    let mut patch = Patch::new(&empty);
+    let x = patch.input("x", DType::F32, vec![Dim::symbol("n"), Dim::Known(4)]).unwrap();
+    let number = |patch: &mut Patch<'_>, v: f32| patch.f32(&[], &[v]);
+    let (half, one, a) = (number(&mut patch, 0.5), number(&mut patch, 1.0), number(&mut patch, 0.044_715));
+    let root = number(&mut patch, if way == "nearly" { 0.75 } else { 0.797_884_6 });
+    let two = number(&mut patch, 2.0_f32.sqrt());
+    let mut op = |op: &str, a: &str, b: &str| {
+        let inputs: &[&str] = if b.is_empty() { &[a] } else { &[a, b] };
+        patch.op(op, inputs, &[]).unwrap()
+    };
+    let middle = match way {
+        "erf" => {
+            let u = op("Div", &x, &two);
+            op("Erf", &u, "")
+        }
+        _ => {
+            let square = op("Mul", &x, &x);
+            let cube = op("Mul", &square, &x);
+            let cubic = op("Mul", &a, &cube);
+            let sum = op("Add", &x, &cubic);
+            let u = op("Mul", &sum, &root);
+            op("Tanh", &u, "")
+        }
+    };
+    let more = op("Add", &one, &middle);
+    let y = match way {
+        "erf" => {
+            let product = op("Mul", &x, &more);
+            op("Mul", &product, &half)
+        }
+        _ => {
+            let less = op("Mul", &half, &x);
+            op("Mul", &less, &more)
+        }
+    };
+    patch.tap(&y, DType::F32).unwrap();
+    patch.apply().unwrap()
+}
+
+#[test]
+fn gelu_is_known_by_its_values() {
+    let lean = |way: &str, opset: i64| {
+        let graph = spelled(way, opset);
+        let shapes = Shapes::infer(&graph).unwrap();
+        let outputs = graph.outputs();
+        let lean = graph.with_gelu(&shapes).live();
+        assert_eq!(lean.outputs(), outputs);
+        lean.nodes().iter().find(|n| n.is("Gelu")).map(|n| n.string("approximate").unwrap().to_owned())
+    };
+    assert_eq!(lean("erf", 20).as_deref(), Some("none"));
+    assert_eq!(lean("tanh", 20).as_deref(), Some("tanh"));
+    assert_eq!((lean("nearly", 20), lean("tanh", 19)), (None, None));
+}

@@ -90,6 +90,7 @@ impl Model {
             None => plan.rig.attach(self.graph(), self.anatomy())?,
         };
         let shapes = Shapes::infer(&rigged.graph)?;
+        let rigged = Rigged { graph: rigged.graph.with_gelu(&shapes), ..rigged };
         let mut patch = Patch::new(&rigged.graph);
         patch.drop_outputs();
         let mut built = Vec::new();
