@@ -129,8 +129,10 @@ fn cycles() {
         }
         let id = model.commit(methods.proposal(&model, i)).expect("commits");
         let during = logits(&model, &row);
+        // What steers at the end of another request's prompt does not show at the first one's.
+        let shows = i % 5 < 3 || i % laws::requests().len() == 0;
+        assert!(!shows || during != before.0, "edit {i} shows nowhere");
         if i % 100 < 5 {
-            assert!(during != before.0, "edit {i} shows nowhere");
             texts(&model, &row);
         }
         model.rollback(&id).expect("rolls back");
