@@ -6,8 +6,8 @@
 //!
 //! Reading order: [`Graph`] (the container), [`Node`], [`Initializer`], [`Index`] (who makes and who reads an edge),
 //! [`Patch`] (taps, shunts and new nodes, applied whole or not at all), [`Shapes`] (symbolic shapes), `slice` (the
-//! part between cuts), `graft` (one graph put into another), `dump` (text for goldens), [`export`] and
-//! [`Graph::rehouse`] (models written to other folders).
+//! part between cuts), `graft` (one graph put into another), `lean` (the same in fewer nodes), `dump` (text for goldens),
+//! [`export`] and [`Graph::rehouse`] (models written to other folders).
 
 pub mod codes;
 mod constant;

@@ -6,7 +6,7 @@
 //! that turn matrices into its edges and back are dropped, others may be needed where something else reads an edge as
 //! it was.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use super::{integers, reshapes, width, written};
 use crate::base::Result;
@@ -135,7 +135,7 @@ impl<'s> Look<'s> {
         let mut sets = Sets::default();
         let graph = patch.graph();
         let kinds: Vec<Kind> = graph.nodes().iter().map(|n| self.kind(patch, n)).collect();
-        let mut entering: HashSet<&str> = HashSet::new();
+        let mut entering: BTreeSet<&str> = BTreeSet::new();
         for (node, kind) in graph.nodes().iter().zip(&kinds) {
             match kind {
                 Kind::Rows => {
