@@ -17,10 +17,12 @@ use engraft_tests::{library, method, open};
 
 /// How many edits are made, asked about and rolled back.
 const CYCLES: usize = 2_000;
-/// After this many the memory is what the programs and their arena need.
-const WARM: usize = 400;
+/// So many of one kind are made in a row, as a service would; a change of kinds compiles programs.
+const IN_A_ROW: usize = 100;
+/// After this many every kind was met, and the memory is what the programs and their arena need.
+const WARM: usize = 5 * IN_A_ROW;
 /// What a cycle may leave: two entries of the journal, which is the record of all that happened, and what an allocator
-/// loses on the way. Measured: 0.6 KiB.
+/// loses on the way. Measured: 550 bytes.
 const BYTES_PER_CYCLE: i64 = 2048;
 
 /// The methods that edit, with their models' names of them.
@@ -111,7 +113,7 @@ fn thousands_of_edits_leave_nothing_behind() {
         .expect("starts");
     let said = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     assert!(child.status.success(), "{}\n{}", said(&child.stdout), said(&child.stderr));
-    assert!(said(&child.stdout).contains("bytes a cycle"), "{}", said(&child.stdout));
+    assert!(said(&child.stdout).contains("1 passed"), "{}", said(&child.stdout));
 }
 
 #[test]
@@ -127,25 +129,26 @@ fn cycles() {
         if i == WARM {
             warm = memory::anonymous_bytes().unwrap_or(0);
         }
-        let id = model.commit(methods.proposal(&model, i)).expect("commits");
+        let edit = 5 * i + i / IN_A_ROW % 5;
+        let id = model.commit(methods.proposal(&model, edit)).expect("commits");
         let during = logits(&model, &row);
         // What steers at the end of another request's prompt does not show at the first one's.
-        let shows = i % 5 < 3 || i % laws::requests().len() == 0;
-        assert!(!shows || during != before.0, "edit {i} shows nowhere");
-        if i % 100 < 5 {
+        let shows = edit % 5 < 3 || edit % laws::requests().len() == 0;
+        assert!(!shows || during != before.0, "edit {edit} shows nowhere");
+        if i % 20 == 0 {
             texts(&model, &row);
         }
         model.rollback(&id).expect("rolls back");
-        if i % 100 < 5 {
-            assert!(logits(&model, &row) == before.0, "edit {i} left something behind");
+        if i % 20 == 0 {
+            assert!(logits(&model, &row) == before.0, "edit {edit} left something behind");
         }
     }
     let end = memory::anonymous_bytes().unwrap_or(0);
     assert!((logits(&model, &row), texts(&model, &row), model.state_hash()) == before);
     assert_eq!((model.history().len(), model.patches().len()), (2 * CYCLES, 0));
     let slope = (end as i64 - warm as i64) / (CYCLES - WARM) as i64;
-    println!("RssAnon {} KiB after {WARM} cycles, {} KiB in the end: {slope} bytes a cycle", warm / 1024, end / 1024);
-    assert!(slope < BYTES_PER_CYCLE, "{slope} bytes a cycle");
+    let (warm, end) = (warm / 1024, end / 1024);
+    assert!(slope < BYTES_PER_CYCLE, "{slope} bytes a cycle: {warm} KiB after {WARM} cycles, {end} KiB in the end");
 }
 
 /// One patch of weights, slots and a splice: whoever saw a part of it would say something that neither model says.
