@@ -48,6 +48,7 @@ impl Methods {
             version: "1".into(),
             params: Params::default(),
             requests: vec![request.clone()],
+            artefact: None,
             changes,
         };
         let width = model.anatomy().d_model;
@@ -78,6 +79,7 @@ impl Methods {
                     version: descriptor.version.clone(),
                     params: method.params().clone(),
                     requests: vec![request],
+                    artefact: None,
                     changes,
                 }
             }
