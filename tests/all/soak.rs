@@ -135,7 +135,7 @@ fn cycles() {
         let id = model.commit(methods.proposal(&model, edit)).expect("commits");
         let during = logits(&model, &row);
         // What steers at the end of another request's prompt does not show at the first one's.
-        let shows = edit % 5 < 3 || edit % laws::requests().len() == 0;
+        let shows = edit % 5 < 3 || edit.is_multiple_of(laws::requests().len());
         assert!(!shows || during != before.0, "edit {edit} shows nowhere");
         if i % 20 == 0 {
             texts(&model, &row);
