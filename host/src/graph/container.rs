@@ -8,7 +8,7 @@ use onnx_protobuf::tensor_shape_proto::{Dimension, dimension};
 use onnx_protobuf::{ModelProto, TensorShapeProto, TypeProto, ValueInfoProto, type_proto};
 use protobuf::MessageField;
 
-use super::external::ExternalFiles;
+use super::files::ExternalFiles;
 use super::index::Index;
 use super::initializer::Initializer;
 use super::node::{DType, Node};

@@ -7,25 +7,20 @@
 //! Reading order: [`Graph`] (the container), [`Node`], [`Initializer`], [`Index`] (who makes and who reads an edge),
 //! [`Patch`] (taps, shunts and new nodes, applied whole or not at all), [`Shapes`] (symbolic shapes), `slice` (the
 //! part between cuts), `graft` (one graph put into another), `lean` (the same in fewer nodes), `dump` (text for goldens),
-//! [`export`] and [`Graph::rehouse`] (models written to other folders).
+//! `files` (reading, writing, and models written to other folders).
 
 pub mod codes;
 mod constant;
 mod container;
 mod dump;
-mod export;
-mod external;
-mod functions;
+mod files;
 mod graft;
-mod housing;
 mod index;
 mod initializer;
 mod lean;
-mod load;
 mod node;
 mod patch;
 mod pointwise;
-mod save;
 mod shapes;
 mod slice;
 #[cfg(test)]
@@ -37,8 +32,7 @@ mod untranspose;
 pub use constant::Constant;
 pub use container::{Dim, Graph, Port};
 pub use dump::dump;
-pub use export::{export, export_with};
-pub use external::ExternalFiles;
+pub use files::{ExternalFiles, export, export_with};
 pub use index::Index;
 pub use initializer::{Initializer, Location};
 pub use node::{Attr, DType, Node};

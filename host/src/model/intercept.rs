@@ -13,10 +13,10 @@ use engraft_plugin_api::{ActivePatch, Change, InterceptCall, InterceptRow, Param
 use ndarray::{ArrayView2, ArrayViewD, Axis};
 
 use super::codes;
+use super::edit::statistic::state_of;
 use super::open::Model;
 use super::route::Routing;
-use super::statistic::state_of;
-use super::visible::Visible;
+use super::run::visible::Visible;
 use crate::base::{Error, Hash, Hasher, Result};
 use crate::hooks::{codes as hook_codes, pokable};
 use crate::runtime::codes as runtime_codes;

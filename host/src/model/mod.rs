@@ -6,35 +6,24 @@
 //! [`Model::rollback`] takes any patch out again and verifies by hash that the rest is as if it had never been. A
 //! request in flight keeps the sum it began with.
 //!
-//! One file a verb: `open`, `run`, `gradient`, `generate`, `score`, `edit` (validate, commit, roll back), `export`,
-//! `moments`, `narrow` (what rounding takes from deltas); `intercept` has methods called in the middle of a pass, `route` before it, `module` runs
-//! networks of methods; `splice` reads and tries graphs that patches bring along, `statistic` tells a method what its
-//! active patches hold; `visible` tells which patches each row of a request sees, and `split` runs rows apart that cannot
-//! share a batch;
-//! `compile` keeps the programs, `batch` pads rows, `feed` turns the sum of patches into inputs,
-//! `footprint` estimates memory.
+//! One file or folder a verb: `open`, `run` (one pass, and which patches each row of it sees), `gradient`, `generate`,
+//! `score`, `edit` (validate, commit, roll back, export, fold), `moments`. `intercept` has methods called in the middle of
+//! a pass, `route` before it, `module` runs networks of methods; `compile` keeps the programs, `footprint` estimates
+//! memory.
 
-mod batch;
 pub mod codes;
 mod compile;
 mod edit;
-mod export;
-mod feed;
 mod footprint;
 mod generate;
 mod gradient;
 mod intercept;
 mod module;
 mod moments;
-mod narrow;
 mod open;
 mod route;
 mod run;
 mod score;
-mod splice;
-mod split;
-mod statistic;
-mod visible;
 
 #[cfg(test)]
 mod tests;
@@ -44,5 +33,5 @@ pub use generate::{Answer, Answers, End, Question};
 pub use intercept::Interceptor;
 pub use open::{Model, OpenOptions};
 pub use route::Routing;
+pub use run::visible::{Active, View};
 pub use score::{Continuation, ScoredContinuation};
-pub use visible::{Active, View};

@@ -7,12 +7,12 @@ use engraft_plugin_api::{ModelFacts, Tensor, WeightRef};
 
 use super::codes;
 use super::compile::{Programs, Shelf};
-use super::feed;
 use super::footprint::Footprint;
 use super::intercept::{Attached, Intercepts};
 use super::module::Modules;
 use super::route::Routes;
-use super::visible::Sums;
+use super::run::feed;
+use super::run::visible::Sums;
 use crate::anatomy::Anatomy;
 use crate::base::{Error, Hash, Hasher, Result, atomic};
 use crate::graph::{DType, Graph, Shapes};

@@ -7,7 +7,7 @@ use super::generate::argmax;
 use super::open::Model;
 use super::route::{Way, mixed};
 use super::run::Seen;
-use super::visible::{View, Visible};
+use super::run::visible::{View, Visible};
 use crate::base::{Cancel, Error, Result};
 
 /// A continuation to score, as tokens.

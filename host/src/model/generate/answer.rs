@@ -5,7 +5,7 @@ use engraft_plugin_api::{Change, Decoding, GenerateRequest};
 use super::{End, said};
 use crate::base::{Cancel, Hash, Result};
 use crate::model::open::Model;
-use crate::model::visible::View;
+use crate::model::run::visible::View;
 use crate::runtime::Message;
 
 /// Prompts to be continued.

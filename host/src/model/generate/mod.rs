@@ -18,7 +18,7 @@ use super::codes;
 use super::open::Model;
 use super::route::{Way, check_trial, mixed};
 use super::run::Seen;
-use super::visible::{View, Visible};
+use super::run::visible::{View, Visible};
 use crate::base::{Cancel, Error, Result};
 use crate::runtime::Tokenizer;
 pub use answer::{Answer, Answers, Question};

@@ -1,6 +1,11 @@
-//! The passes of a continuation. Without a cache every pass runs the whole rows. With one the prompts are run in one
-//! pass, padded on the right; then what is cached is moved so that every row ends at the last slot, without a gap, and
-//! each pass runs one token a row. The runtime's outputs are fed back as they are.
+//! The passes of a continuation. Without a cache every pass runs the whole rows. Where a graph takes cached keys and
+//! values and gives them back joined with the new ones, the prompts are run in one pass, then each pass runs one token a
+//! row, and the runtime's outputs are fed back as they are.
+//!
+//! Prompts are padded on the right, since a query that sees nothing is not a number in some exports; before the second
+//! pass what is cached is moved so that every row ends at the last slot: a gap would widen sliding windows. A graph that
+//! counts positions itself gets rows of one length at a time. All other passes (`run`, `gradient`, scores) read the new
+//! keys and values alone: their rigs leave the join out.
 
 use std::sync::Arc;
 
@@ -12,11 +17,11 @@ use crate::base::{Cancel, Error, Result};
 use crate::hooks::{Name, Rig, Values};
 use crate::model::codes;
 use crate::model::compile::CompiledRun;
-use crate::model::feed;
+use crate::model::edit::splice::{set_ends, whole_rows};
 use crate::model::open::Model;
 use crate::model::run::Seen;
-use crate::model::splice::{set_ends, whole_rows};
-use crate::model::visible::Visible;
+use crate::model::run::feed;
+use crate::model::run::visible::Visible;
 use crate::runtime::{DType, Value};
 
 /// The passes of rows that share batches.

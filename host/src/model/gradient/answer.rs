@@ -6,9 +6,9 @@ use ndarray::Axis;
 use crate::anatomy::WeightEdge;
 use crate::base::Result;
 use crate::hooks::{SlotPart, site_width};
-use crate::model::feed;
 use crate::model::open::Model;
 use crate::model::run::Seen;
+use crate::model::run::feed;
 use crate::runtime::Value;
 use crate::weights::{Folded, slot_key};
 

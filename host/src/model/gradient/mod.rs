@@ -17,12 +17,12 @@ use std::sync::{Arc, Mutex};
 use engraft_plugin_api::{Change, Delta, GradientReply, GradientRequest, Wrt};
 
 use super::codes;
-use super::feed;
+use super::edit::splice::set_ends;
 use super::intercept::ends;
 use super::open::Model;
 use super::run::Seen;
-use super::splice::set_ends;
-use super::visible::Visible;
+use super::run::feed;
+use super::run::visible::Visible;
 use crate::base::{Cancel, Error, Hash, Result};
 use crate::hooks::{Branch, Rig};
 use crate::runtime::Value;

@@ -17,11 +17,11 @@ use engraft_plugin_api::{ActivePatch, Change, OwnPatch, Route, RouteQuery, Tenso
 pub(super) use delegate::{Delegate, mixed};
 
 use super::codes;
+use super::edit::statistic::{fold, own, state_of};
 use super::intercept::words;
 use super::open::{Model, State};
 use super::run::Seen;
-use super::statistic::{fold, own, state_of};
-use super::visible::{View, Visible, active_of, check_active};
+use super::run::visible::{View, Visible, active_of, check_active};
 use crate::base::{Cancel, Error, Hash, Hasher, Result};
 use crate::weights::{Patch, PatchId};
 

@@ -339,7 +339,8 @@ fn stored_as(dtype: DType, weights: &[WeightRef]) -> tempfile::TempDir {
         let base = plain.graph().initializer(&place.initializer).unwrap();
         let values = plain.graph().values(base).unwrap();
         let name = patch.fresh("kept");
-        let kept = patch.constant(crate::model::narrow::stored(&name, dtype, &base.dims(), values.floats().unwrap()));
+        let kept =
+            patch.constant(crate::model::edit::narrow::stored(&name, dtype, &base.dims(), values.floats().unwrap()));
         let cast = patch.op("Cast", &[&kept], &[("to", Attr::Int(1))]).unwrap();
         patch.reroute(&place.reader.0, place.reader.1, &cast).unwrap();
     }

@@ -14,7 +14,7 @@ use crate::base::Cancel;
 use crate::graph::testing::rows as zoo_rows;
 use crate::graph::{Attr, DType, Dim, Graph, Patch as Drawing};
 use crate::hooks::{Name, Rig, SplicePart, Values, site_width};
-use crate::model::visible::Visible;
+use crate::model::run::visible::Visible;
 use crate::model::{Model, OpenOptions, Proposal};
 use crate::plugins::Access;
 use crate::runtime::{self, Program, ProgramOptions, Value};

@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use onnx_protobuf::{AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto};
 
-use super::codes;
 use crate::base::{Error, Result};
+use crate::graph::codes;
 
 /// Calls within calls are followed this far.
 const DEEPEST: usize = 64;

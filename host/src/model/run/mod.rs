@@ -1,35 +1,42 @@
 //! A forward pass: rows, taps, pokes, logits at places, under committed and trial changes.
+//!
+//! `batch` pads rows, `feed` turns the sum of patches into inputs, `visible` tells which patches each row of a request
+//! sees, and `split` runs rows apart that cannot share a batch.
+
+mod batch;
+pub(in crate::model) mod feed;
+mod split;
+pub(in crate::model) mod visible;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use engraft_plugin_api::{BlockSite, Change, Place, Poke, RunReply, RunRequest, Site, Tensor};
 
+use self::split::{Joined, part};
+use self::visible::{Active, Sums, Visible};
 use super::codes;
-use super::feed;
+use super::edit::splice::set_ends;
 use super::intercept::{Intercepts, ends, intercepts};
 use super::open::{Model, State};
-use super::splice::set_ends;
-use super::split::{Joined, part};
-use super::visible::{Active, Sums, Visible};
 use crate::base::{Cancel, Error, Result};
 use crate::hooks::{Graft, Name, Rig, Values};
 use crate::runtime::Value;
 use crate::weights::{Overlay, Patch, PatchId, check_count};
 
 /// The changes that a request could see: one look at the patches, which it keeps to its end, and its own.
-pub(super) struct Seen<'r> {
-    pub(super) state: Arc<State>,
+pub(in crate::model) struct Seen<'r> {
+    pub(in crate::model) state: Arc<State>,
     under: &'r [Change],
-    pub(super) overlay: Arc<Overlay>,
+    pub(in crate::model) overlay: Arc<Overlay>,
     /// Its inputs, without gates.
-    pub(super) values: Values,
+    pub(in crate::model) values: Values,
     /// Sums of chosen sources.
-    pub(super) sums: Arc<Sums>,
+    pub(in crate::model) sums: Arc<Sums>,
     /// The number of the source that the request's own trial changes are, in [`Overlay::of`].
-    pub(super) trial: usize,
-    pub(super) intercepts: Arc<Intercepts>,
-    pub(super) grafts: Vec<Arc<Graft>>,
+    pub(in crate::model) trial: usize,
+    pub(in crate::model) intercepts: Arc<Intercepts>,
+    pub(in crate::model) grafts: Vec<Arc<Graft>>,
 }
 
 impl<'r> Seen<'r> {
@@ -50,7 +57,7 @@ impl<'r> Seen<'r> {
     }
 
     /// What is summed, in order: the patches, then the request's own changes.
-    pub(super) fn sources(&self) -> impl Iterator<Item = &[Change]> {
+    pub(in crate::model) fn sources(&self) -> impl Iterator<Item = &[Change]> {
         self.state.patches.iter().map(|(_, patch)| patch.changes.as_slice()).chain([self.under])
     }
 }
@@ -98,7 +105,7 @@ impl Model {
     }
 
     /// A pass under what its rows see.
-    pub(super) fn run_seen(
+    pub(in crate::model) fn run_seen(
         &self,
         request: &RunRequest,
         seen: &Seen<'_>,
@@ -183,12 +190,12 @@ impl Model {
     }
 
     /// The committed changes and the trial ones on top.
-    pub(super) fn seen<'r>(&self, under: &'r [Change]) -> Result<Seen<'r>> {
+    pub(in crate::model) fn seen<'r>(&self, under: &'r [Change]) -> Result<Seen<'r>> {
         self.seen_on(self.state(), under)
     }
 
     /// Trial changes on top of the base model.
-    pub(super) fn seen_on_base<'r>(&self, under: &'r [Change]) -> Result<Seen<'r>> {
+    pub(in crate::model) fn seen_on_base<'r>(&self, under: &'r [Change]) -> Result<Seen<'r>> {
         self.seen_on(Arc::new(State::base()), under)
     }
 
@@ -210,7 +217,11 @@ impl Model {
     ///
     /// # Errors
     /// `slots-too-many`; `splice-conflict` or `splice-table` if splices cannot stand together.
-    pub(super) fn overlay(&self, patches: &[(PatchId, Arc<Patch>)], trial: Option<&[Change]>) -> Result<Overlay> {
+    pub(in crate::model) fn overlay(
+        &self,
+        patches: &[(PatchId, Arc<Patch>)],
+        trial: Option<&[Change]>,
+    ) -> Result<Overlay> {
         self.check_together(patches, trial)?;
         let sources = patches.iter().map(|(_, patch)| patch.changes.as_slice()).chain(trial);
         let overlay = Overlay::of(sources, |w| self.anatomy().weights.get(&w).map(|p| p.shape));
@@ -221,7 +232,7 @@ impl Model {
     }
 
     /// The values that are put in at sites.
-    pub(super) fn pokes(
+    pub(in crate::model) fn pokes(
         &self,
         overwrites: &[Poke],
         adds: &[Poke],
@@ -239,7 +250,7 @@ impl Model {
     }
 
     /// The places at which logits are formed.
-    pub(super) fn logits_at(&self, places: &[Place], rows: &[Vec<u32>], values: &mut Values) -> Result<()> {
+    pub(in crate::model) fn logits_at(&self, places: &[Place], rows: &[Vec<u32>], values: &mut Values) -> Result<()> {
         values.places(Name::LogitsAt, places, rows)?;
         let of_rows = places.iter().map(|p| p.row as i64).collect();
         values.set(Name::LogitsRow, Value::i64(&[places.len()], of_rows)?);

@@ -4,9 +4,9 @@ use std::path::Path;
 
 use onnx_protobuf::Message;
 
-use super::codes;
-use super::container::Graph;
 use crate::base::{Error, Result, atomic};
+use crate::graph::codes;
+use crate::graph::container::Graph;
 
 impl Graph {
     /// Writes the .onnx file, whole or not at all, beside the data files that it reads; [`export`](super::export) is

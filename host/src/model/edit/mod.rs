@@ -1,15 +1,23 @@
 //! Editing: validate what a method proposes, commit it as a patch, prove that it took effect, roll it back.
+//!
+//! `splice` reads and tries graphs that patches bring along, `statistic` tells a method what its active patches hold,
+//! `narrow` what rounding takes from deltas, and `export` writes the edited model as a plain one.
+
+mod export;
+pub(in crate::model) mod narrow;
+pub(in crate::model) mod splice;
+pub(in crate::model) mod statistic;
 
 use std::sync::Arc;
 
 use engraft_plugin_api::{Change, EditRequest, Params, Place, RunRequest, SlotGate, Slots, Tensor};
 
+use self::splice::splices;
 use super::codes;
-use super::feed;
 use super::intercept::{Intercepts, intercepts};
 use super::open::{Model, State};
 use super::route::Routes;
-use super::splice::splices;
+use super::run::feed;
 use crate::base::{Error, Hash, Result};
 use crate::hooks::{check_place, check_slot_branch};
 use crate::weights::{
@@ -66,7 +74,7 @@ impl Model {
     }
 
     /// As [`Model::validate`] without the size, which needs no weight to be read.
-    pub(super) fn check_shapes(&self, changes: &[Change]) -> Result<()> {
+    pub(in crate::model) fn check_shapes(&self, changes: &[Change]) -> Result<()> {
         self.check(changes, |_| Ok((1.0, f64::INFINITY))).map(drop)
     }
 
@@ -228,7 +236,7 @@ impl Model {
     }
 
     /// Takes up the patches that the journal says are active.
-    pub(super) fn restore(&self) -> Result<()> {
+    pub(in crate::model) fn restore(&self) -> Result<()> {
         let journal = self.journal.lock().unwrap_or_else(|e| e.into_inner());
         if journal.active().is_empty() {
             return Ok(());
@@ -276,7 +284,7 @@ impl Model {
     }
 
     /// The row that a patch is proven on, with the end of its prompt.
-    pub(super) fn probe_of(&self, patch: &Patch) -> Result<RunRequest> {
+    pub(in crate::model) fn probe_of(&self, patch: &Patch) -> Result<RunRequest> {
         let a = self.anatomy();
         let context = a.context.unwrap_or(usize::MAX);
         let text = patch.requests.first().and_then(|r| r.filled().ok().map(|p| (p, &r.target.new)));

@@ -6,14 +6,14 @@ use std::sync::Arc;
 
 use engraft_plugin_api::WeightRef;
 
-use super::intercept::intercepts;
-use super::open::Model;
-use super::route::routes;
 use super::{codes, feed, narrow};
 use crate::anatomy::WeightEdge;
 use crate::base::{Error, Result};
 use crate::graph::{Graph, Initializer, Patch, export_with};
 use crate::hooks::{Graft, bake};
+use crate::model::intercept::intercepts;
+use crate::model::open::Model;
+use crate::model::route::routes;
 use crate::weights::{Overlay, Rounding};
 
 impl Model {

@@ -9,12 +9,12 @@ use std::sync::{Arc, Mutex};
 
 use engraft_plugin_api::Change;
 
-use super::codes;
+use super::Seen;
 use super::feed;
-use super::open::{Model, State};
-use super::run::Seen;
 use crate::base::{Error, Result};
 use crate::hooks::Values;
+use crate::model::codes;
+use crate::model::open::{Model, State};
 use crate::weights::{PatchId, codes as weight_codes};
 
 /// Which of the committed patches a row sees.
@@ -56,7 +56,7 @@ impl View {
 }
 
 /// What a row may see.
-pub(super) fn active_of(active: &[Active], row: usize) -> &Active {
+pub(in crate::model) fn active_of(active: &[Active], row: usize) -> &Active {
     match active {
         [] => &Active::All,
         [all] => all,
@@ -66,7 +66,7 @@ pub(super) fn active_of(active: &[Active], row: usize) -> &Active {
 
 /// # Errors
 /// `active-rows` unless something is said of every row.
-pub(super) fn check_active(active: &[Active], rows: usize) -> Result<()> {
+pub(in crate::model) fn check_active(active: &[Active], rows: usize) -> Result<()> {
     let n = active.len();
     if n < 2 || n == rows {
         return Ok(());
@@ -76,50 +76,50 @@ pub(super) fn check_active(active: &[Active], rows: usize) -> Result<()> {
 
 /// What the rows of a request see of its sources: the patches in the order of their commits, then its own trial changes.
 #[derive(Clone, Debug)]
-pub(super) struct Visible {
+pub(in crate::model) struct Visible {
     /// Of each row: what it sees of the patches; `None` for all.
     rows: Vec<Option<Arc<[bool]>>>,
 }
 
 impl Visible {
     /// Every row sees everything.
-    pub(super) fn all(rows: usize) -> Self {
+    pub(in crate::model) fn all(rows: usize) -> Self {
         Self { rows: vec![None; rows] }
     }
 
     /// Everything but sources that are false, of each row.
-    pub(super) fn of(rows: impl IntoIterator<Item = Option<Vec<bool>>>) -> Self {
+    pub(in crate::model) fn of(rows: impl IntoIterator<Item = Option<Vec<bool>>>) -> Self {
         Self { rows: rows.into_iter().map(|row| row.filter(|row| row.contains(&false)).map(Arc::from)).collect() }
     }
 
-    pub(super) fn rows(&self) -> usize {
+    pub(in crate::model) fn rows(&self) -> usize {
         self.rows.len()
     }
 
     /// True if a row sees a source. Trial changes are seen by all rows of their request.
-    pub(super) fn sees(&self, row: usize, source: usize) -> bool {
+    pub(in crate::model) fn sees(&self, row: usize, source: usize) -> bool {
         self.rows[row].as_ref().is_none_or(|seen| seen.get(source).copied().unwrap_or(true))
     }
 
     /// The gate of things with owners, `[rows, owners]`: 1 where a row sees the owner, else 0.
-    pub(super) fn gate(&self, owners: &[(usize, usize)]) -> Vec<f32> {
+    pub(in crate::model) fn gate(&self, owners: &[(usize, usize)]) -> Vec<f32> {
         let of_row = |row: usize| owners.iter().map(move |&(source, _)| if self.sees(row, source) { 1.0 } else { 0.0 });
         (0..self.rows.len()).flat_map(of_row).collect()
     }
 
     /// The gate of something that several own together, `[rows]`: 1 where a row sees one of them, else 0.
-    pub(super) fn gate_of_any(&self, owners: &[(usize, usize)]) -> Vec<f32> {
+    pub(in crate::model) fn gate_of_any(&self, owners: &[(usize, usize)]) -> Vec<f32> {
         let any = |row: usize| owners.iter().any(|&(source, _)| self.sees(row, source));
         (0..self.rows.len()).map(|row| if any(row) { 1.0 } else { 0.0 }).collect()
     }
 
     /// Some of the rows, in the order given.
-    pub(super) fn pick(&self, rows: &[usize]) -> Self {
+    pub(in crate::model) fn pick(&self, rows: &[usize]) -> Self {
         Self { rows: rows.iter().map(|&row| self.rows[row].clone()).collect() }
     }
 
     /// Of the rows, those that see the same of some sources together, each group and the groups in order.
-    pub(super) fn groups(&self, rows: &[usize], sources: &BTreeSet<usize>) -> Vec<Vec<usize>> {
+    pub(in crate::model) fn groups(&self, rows: &[usize], sources: &BTreeSet<usize>) -> Vec<Vec<usize>> {
         let mut groups: BTreeMap<Vec<bool>, Vec<usize>> = BTreeMap::new();
         for &row in rows {
             groups.entry(self.mask(row, sources)).or_default().push(row);
@@ -136,7 +136,7 @@ impl Visible {
 
 /// Sums of some of the sources as inputs, by what is seen of those that have a part in one.
 #[derive(Default)]
-pub(super) struct Sums(Mutex<VecDeque<(Vec<bool>, Arc<Values>)>>);
+pub(in crate::model) struct Sums(Mutex<VecDeque<(Vec<bool>, Arc<Values>)>>);
 
 /// How many sums of chosen sources are kept for one state of a model.
 const KEPT: usize = 8;
@@ -167,7 +167,7 @@ impl State {
     ///
     /// # Errors
     /// `patch-unknown`
-    pub(super) fn seen_by(&self, active: &Active) -> Result<Option<Vec<bool>>> {
+    pub(in crate::model) fn seen_by(&self, active: &Active) -> Result<Option<Vec<bool>>> {
         let Active::Only(ids) = active else { return Ok(None) };
         let mut seen = vec![false; self.patches.len()];
         for id in ids {
@@ -187,7 +187,7 @@ impl Seen<'_> {
     ///
     /// # Errors
     /// `patch-unknown` or `active-rows`
-    pub(super) fn visible(&self, active: &[Active], rows: usize) -> Result<Visible> {
+    pub(in crate::model) fn visible(&self, active: &[Active], rows: usize) -> Result<Visible> {
         check_active(active, rows)?;
         (0..rows).map(|row| self.state.seen_by(active_of(active, row))).collect::<Result<Vec<_>>>().map(Visible::of)
     }
@@ -195,7 +195,7 @@ impl Seen<'_> {
 
 impl Model {
     /// The inputs that hold the changes for the rows of a batch, all of which see the same of what is summed.
-    pub(super) fn feed(&self, seen: &Seen<'_>, visible: &Visible, values: &mut Values) -> Result<()> {
+    pub(in crate::model) fn feed(&self, seen: &Seen<'_>, visible: &Visible, values: &mut Values) -> Result<()> {
         values.copy(&seen.values);
         let mask = if visible.rows() == 0 { Vec::new() } else { visible.mask(0, &seen.overlay.summed) };
         if mask.contains(&false) {

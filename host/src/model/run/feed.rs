@@ -14,13 +14,13 @@ use crate::runtime::Value;
 use crate::weights::{Neurons, Overlay, TableValues};
 
 /// The branches that an overlay needs.
-pub(super) fn branches(overlay: &Overlay) -> BTreeSet<(WeightRef, Branch)> {
+pub(in crate::model) fn branches(overlay: &Overlay) -> BTreeSet<(WeightRef, Branch)> {
     let low = overlay.low_rank.keys().map(|&w| (w, Branch::LowRank));
     low.chain(overlay.dense.keys().map(|&w| (w, Branch::Dense))).collect()
 }
 
 /// The branches of slots that an overlay needs.
-pub(super) fn slots(overlay: &Overlay) -> BTreeSet<SlotBranch> {
+pub(in crate::model) fn slots(overlay: &Overlay) -> BTreeSet<SlotBranch> {
     overlay.slots.keys().copied().collect()
 }
 
@@ -28,7 +28,7 @@ pub(super) fn slots(overlay: &Overlay) -> BTreeSet<SlotBranch> {
 ///
 /// # Errors
 /// `weight-absent`
-pub(super) fn overlay_values(overlay: &Overlay, graph: &Graph, anatomy: &Anatomy) -> Result<Values> {
+pub(in crate::model) fn overlay_values(overlay: &Overlay, graph: &Graph, anatomy: &Anatomy) -> Result<Values> {
     let mut values = Values::default();
     for (&weight, factors) in &overlay.low_rank {
         let place = anatomy.weight(weight)?;
@@ -72,7 +72,7 @@ pub(super) fn overlay_values(overlay: &Overlay, graph: &Graph, anatomy: &Anatomy
 }
 
 /// Gates that let every row of a batch see the patches that it sees.
-pub(super) fn gates(overlay: &Overlay, visible: &Visible, values: &mut Values) -> Result<()> {
+pub(in crate::model) fn gates(overlay: &Overlay, visible: &Visible, values: &mut Values) -> Result<()> {
     let rows = visible.rows();
     for (&weight, factors) in &overlay.low_rank {
         let gate = visible.gate(&factors.owners);
@@ -94,7 +94,7 @@ pub(super) fn gates(overlay: &Overlay, visible: &Visible, values: &mut Values) -
 }
 
 /// The tensors of a branch of slots, row-major, in the order of [`SlotPart::all`].
-pub(super) fn slot_tensors(neurons: &Neurons, (.., gated): SlotBranch) -> Vec<Vec<f32>> {
+pub(in crate::model) fn slot_tensors(neurons: &Neurons, (.., gated): SlotBranch) -> Vec<Vec<f32>> {
     let columns = |vectors: &[Vec<f32>]| {
         let (n, width) = (vectors.len(), vectors.first().map_or(0, Vec::len));
         let mut flat = vec![0.0; n * width];
@@ -111,7 +111,7 @@ pub(super) fn slot_tensors(neurons: &Neurons, (.., gated): SlotBranch) -> Vec<Ve
 }
 
 /// The columns of a weight in its stored tensor, and the number of columns of that tensor.
-pub(super) fn packed(place: &WeightEdge, graph: &Graph) -> (Columns, usize) {
+pub(in crate::model) fn packed(place: &WeightEdge, graph: &Graph) -> (Columns, usize) {
     let total = || {
         let dims = graph.initializer(&place.initializer).map(|i| i.dims()).unwrap_or_default();
         let axis = if place.storage == Storage::OutIn { dims.first() } else { dims.last() };
@@ -122,7 +122,7 @@ pub(super) fn packed(place: &WeightEdge, graph: &Graph) -> (Columns, usize) {
 }
 
 /// `[in, out]` values of a weight in the layout of its stored tensor, zeros where other weights are packed.
-pub(super) fn to_stored(values: &[f32], place: &WeightEdge, graph: &Graph) -> Vec<f32> {
+pub(in crate::model) fn to_stored(values: &[f32], place: &WeightEdge, graph: &Graph) -> Vec<f32> {
     let [inputs, outputs] = place.shape;
     let (columns, total) = packed(place, graph);
     let mut stored = vec![0.0; inputs * total];
@@ -137,7 +137,7 @@ pub(super) fn to_stored(values: &[f32], place: &WeightEdge, graph: &Graph) -> Ve
 }
 
 /// The `[in, out]` values of a weight out of its stored tensor.
-pub(super) fn from_stored(stored: &[f32], place: &WeightEdge, graph: &Graph) -> Vec<f32> {
+pub(in crate::model) fn from_stored(stored: &[f32], place: &WeightEdge, graph: &Graph) -> Vec<f32> {
     let [inputs, outputs] = place.shape;
     let (columns, total) = packed(place, graph);
     let mut values = Vec::with_capacity(inputs * outputs);

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use engraft_plugin_api::{Change, OwnPatch, Tensor};
 
-use super::open::Model;
 use crate::base::Result;
+use crate::model::open::Model;
 use crate::weights::{Patch, PatchId, Table, increments};
 
 impl Model {
@@ -25,7 +25,7 @@ impl Model {
 }
 
 /// Patches as their method is told of them.
-pub(super) fn own<'p>(patches: impl Iterator<Item = &'p (PatchId, Arc<Patch>)>) -> Vec<OwnPatch> {
+pub(in crate::model) fn own<'p>(patches: impl Iterator<Item = &'p (PatchId, Arc<Patch>)>) -> Vec<OwnPatch> {
     let of = |(id, patch): &(PatchId, Arc<Patch>)| OwnPatch {
         id: id.to_string(),
         requests: patch.requests.clone(),
@@ -35,7 +35,10 @@ pub(super) fn own<'p>(patches: impl Iterator<Item = &'p (PatchId, Arc<Patch>)>) 
 }
 
 /// The fold of the parts of one name.
-pub(super) fn fold<'p>(patches: impl Iterator<Item = &'p (PatchId, Arc<Patch>)>, name: &str) -> Result<Option<Tensor>> {
+pub(in crate::model) fn fold<'p>(
+    patches: impl Iterator<Item = &'p (PatchId, Arc<Patch>)>,
+    name: &str,
+) -> Result<Option<Tensor>> {
     let mut parts = patches.flat_map(|(_, patch)| increments(&patch.changes)).filter(|part| part.name == name);
     let Some(first) = parts.next() else { return Ok(None) };
     // Whose they are matters to gates alone.
@@ -45,7 +48,7 @@ pub(super) fn fold<'p>(patches: impl Iterator<Item = &'p (PatchId, Arc<Patch>)>,
 }
 
 /// The bytes of a patch's state; empty where it has none.
-pub(super) fn state_of(patch: &Patch) -> &[u8] {
+pub(in crate::model) fn state_of(patch: &Patch) -> &[u8] {
     let mut states = patch.changes.iter().filter_map(|c| if let Change::State(bytes) = c { Some(bytes) } else { None });
     states.next().map(Vec::as_slice).unwrap_or_default()
 }

@@ -5,32 +5,32 @@ use std::sync::Arc;
 
 use engraft_plugin_api::{Change, Increment, RunRequest, Splice, Tap};
 
-use super::codes;
-use super::open::Model;
 use crate::base::{Error, Result};
 use crate::hooks::{Graft, Name, Values, codes as hook_codes};
+use crate::model::codes;
+use crate::model::open::Model;
 use crate::runtime::Value;
 use crate::weights::{Checked, Folded, Overlay, Patch, PatchId, SpliceKey, codes as weight_codes, fits, increments};
 
 /// The splices among changes.
-pub(super) fn splices(changes: &[Change]) -> impl Iterator<Item = &Splice> {
+pub(in crate::model) fn splices(changes: &[Change]) -> impl Iterator<Item = &Splice> {
     changes.iter().filter_map(|change| if let Change::Splice(splice) = change { Some(splice) } else { None })
 }
 
 /// The ends of the prompts as an input.
-pub(super) fn set_ends(ends: &[usize], values: &mut Values) -> Result<()> {
+pub(in crate::model) fn set_ends(ends: &[usize], values: &mut Values) -> Result<()> {
     values.set(Name::PromptEnd, Value::i64(&[ends.len()], ends.iter().map(|&end| end as i64).collect())?);
     Ok(())
 }
 
 /// True if a splice wants to see whole rows in every pass.
-pub(super) fn whole_rows(grafts: &[Arc<Graft>]) -> bool {
+pub(in crate::model) fn whole_rows(grafts: &[Arc<Graft>]) -> bool {
     grafts.iter().any(|graft| graft.splice().whole_rows)
 }
 
 impl Model {
     /// The graphs of an overlay's splices, in the order in which they run at one edge.
-    pub(super) fn grafts(&self, overlay: &Overlay) -> Result<Vec<Arc<Graft>>> {
+    pub(in crate::model) fn grafts(&self, overlay: &Overlay) -> Result<Vec<Arc<Graft>>> {
         let graft = |(key, folded): (&SpliceKey, &Folded)| {
             self.grafts.get(&key.id, || Graft::of(self.graph(), self.anatomy(), &folded.first, key.id))
         };
@@ -40,7 +40,7 @@ impl Model {
     }
 
     /// Checks one splice against the model.
-    pub(super) fn check_splice(&self, splice: &Splice) -> Result<Checked> {
+    pub(in crate::model) fn check_splice(&self, splice: &Splice) -> Result<Checked> {
         let key = Folded::key(splice);
         let graft = self.grafts.get(&key.id, || Graft::of(self.graph(), self.anatomy(), splice, key.id))?;
         graft.check_tables(splice)?;
@@ -54,7 +54,11 @@ impl Model {
     ///
     /// # Errors
     /// `splice-table` or `splice-conflict`, naming both patches.
-    pub(super) fn check_together(&self, patches: &[(PatchId, Arc<Patch>)], trial: Option<&[Change]>) -> Result<()> {
+    pub(in crate::model) fn check_together(
+        &self,
+        patches: &[(PatchId, Arc<Patch>)],
+        trial: Option<&[Change]>,
+    ) -> Result<()> {
         let of = |changes, name: Option<&PatchId>| {
             let name = name.map_or_else(|| "a trial change".to_owned(), |id| format!("the patch {id}"));
             splices(changes).map(move |splice| (splice, name.clone()))
@@ -90,7 +94,7 @@ impl Model {
     ///
     /// # Errors
     /// `statistic-part`, naming both patches.
-    pub(super) fn check_parts(&self, patches: &[(PatchId, Arc<Patch>)]) -> Result<()> {
+    pub(in crate::model) fn check_parts(&self, patches: &[(PatchId, Arc<Patch>)]) -> Result<()> {
         let mut first: BTreeMap<(&str, &str), (&Increment, &PatchId)> = BTreeMap::new();
         for (id, patch) in patches {
             for part in increments(&patch.changes) {
@@ -108,7 +112,7 @@ impl Model {
     ///
     /// # Errors
     /// `splice-not-finite`, or what the runtime finds wrong with the graph.
-    pub(super) fn try_splices(&self, patch: &Patch) -> Result<()> {
+    pub(in crate::model) fn try_splices(&self, patch: &Patch) -> Result<()> {
         let taps: Vec<Tap> = splices(&patch.changes).map(|s| Tap { site: s.writes, places: None }).collect();
         if taps.is_empty() {
             return Ok(());

@@ -6,7 +6,7 @@ use ndarray::{ArrayD, Axis, IxDyn, Slice};
 use crate::base::Result;
 
 /// Some rows of a request. Its places were checked, and there is an end of the prompt for each row.
-pub(super) fn part(request: &RunRequest, ends: &[usize], rows: &[usize]) -> Result<RunRequest> {
+pub(in crate::model) fn part(request: &RunRequest, ends: &[usize], rows: &[usize]) -> Result<RunRequest> {
     let pokes = |pokes: &[Poke]| pokes.iter().map(|poke| poke_of(poke, rows)).collect::<Result<Vec<_>>>();
     let tap = |tap: &Tap| Tap { site: tap.site, places: tap.places.as_ref().map(|places| moved(places, rows).1) };
     Ok(RunRequest {
@@ -39,19 +39,19 @@ fn poke_of(poke: &Poke, rows: &[usize]) -> Result<Poke> {
 }
 
 /// The replies of parts on their way to one.
-pub(super) struct Joined<'r> {
+pub(in crate::model) struct Joined<'r> {
     request: &'r RunRequest,
     taps: Vec<Option<ArrayD<f32>>>,
     logits: Option<ArrayD<f32>>,
 }
 
 impl<'r> Joined<'r> {
-    pub(super) fn new(request: &'r RunRequest) -> Self {
+    pub(in crate::model) fn new(request: &'r RunRequest) -> Self {
         Self { request, taps: vec![None; request.taps.len()], logits: None }
     }
 
     /// Takes the reply for some rows in.
-    pub(super) fn take(&mut self, rows: &[usize], reply: RunReply) -> Result<()> {
+    pub(in crate::model) fn take(&mut self, rows: &[usize], reply: RunReply) -> Result<()> {
         let longest = self.request.rows.iter().map(Vec::len).max().unwrap_or(0);
         for ((tap, tensor), whole) in self.request.taps.iter().zip(&reply.taps).zip(&mut self.taps) {
             let view = tensor.view()?;
@@ -87,7 +87,7 @@ impl<'r> Joined<'r> {
     }
 
     /// The whole reply.
-    pub(super) fn reply(self) -> RunReply {
+    pub(in crate::model) fn reply(self) -> RunReply {
         let tensor =
             |whole: Option<ArrayD<f32>>| whole.map_or_else(|| Tensor::zeros([0]), |all| Tensor::from_array(&all));
         RunReply { taps: self.taps.into_iter().map(tensor).collect(), logits: tensor(self.logits) }

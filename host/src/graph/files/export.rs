@@ -6,11 +6,11 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::codes;
-use super::container::Graph;
 use super::housing::Housing;
-use super::initializer::{Initializer, Location};
 use crate::base::{Error, Result, atomic};
+use crate::graph::codes;
+use crate::graph::container::Graph;
+use crate::graph::initializer::{Initializer, Location};
 
 /// The data file that holds what is new.
 const EDITS: &str = "edits.data";

@@ -3,9 +3,9 @@
 use engraft_plugin_api::{Change, WeightRef};
 use half::{bf16, f16};
 
-use super::open::Model;
 use crate::base::{Error, Result};
 use crate::graph::{DType, Initializer};
+use crate::model::open::Model;
 use crate::weights::{Overlay, PatchId, Rounding, codes as weight_codes};
 
 /// What an element type keeps of a number.
@@ -18,7 +18,7 @@ fn kept(dtype: DType, value: f32) -> f32 {
 }
 
 /// Values as a tensor of an element type, each rounded once.
-pub(super) fn stored(name: &str, dtype: DType, dims: &[usize], values: &[f32]) -> Initializer {
+pub(in crate::model) fn stored(name: &str, dtype: DType, dims: &[usize], values: &[f32]) -> Initializer {
     let bytes: Vec<u8> = match dtype {
         DType::F16 => values.iter().flat_map(|&v| f16::from_f32(v).to_le_bytes()).collect(),
         DType::BF16 => values.iter().flat_map(|&v| bf16::from_f32(v).to_le_bytes()).collect(),
@@ -51,7 +51,7 @@ impl Model {
     ///
     /// # Errors
     /// `delta-too-large` if a weight with its delta does not fit its element type.
-    pub(super) fn rounding_of(&self, changes: &[Change]) -> Result<Vec<Rounding>> {
+    pub(in crate::model) fn rounding_of(&self, changes: &[Change]) -> Result<Vec<Rounding>> {
         let narrow = changes.iter().any(|change| match change {
             Change::Weight { weight, .. } => self.anatomy().weight(*weight).is_ok_and(|p| p.dtype != DType::F32),
             _ => false,
@@ -60,7 +60,7 @@ impl Model {
     }
 
     /// What rounding takes from a sum of patches, for each weight that is kept in fewer bits than float32.
-    pub(super) fn rounding_in(&self, overlay: &Overlay) -> Result<Vec<Rounding>> {
+    pub(in crate::model) fn rounding_in(&self, overlay: &Overlay) -> Result<Vec<Rounding>> {
         let mut found = Vec::new();
         let weights: std::collections::BTreeSet<WeightRef> =
             overlay.low_rank.keys().chain(overlay.dense.keys()).copied().collect();

@@ -3,11 +3,11 @@
 
 use engraft_plugin_api::Tensor;
 
-use super::codes;
-use super::open::Model;
 use crate::base::{Error, Result};
 use crate::graph::DType;
 use crate::hooks::{Name, Values};
+use crate::model::codes;
+use crate::model::open::Model;
 use crate::runtime::{self, Value};
 
 impl Model {
@@ -15,7 +15,7 @@ impl Model {
     ///
     /// # Errors
     /// `row-empty`, `row-too-long` or `token-outside`
-    pub(super) fn batch(&self, rows: &[Vec<u32>]) -> Result<Values> {
+    pub(in crate::model) fn batch(&self, rows: &[Vec<u32>]) -> Result<Values> {
         let anatomy = self.anatomy();
         if rows.is_empty() || rows.iter().any(Vec::is_empty) {
             return Err(Error::new(&codes::ROW_EMPTY, "a row of tokens is empty"));
@@ -62,7 +62,7 @@ impl Model {
     ///
     /// # Errors
     /// If the runtime does not take them.
-    pub(super) fn integers(&self, input: &str, shape: &[usize], numbers: Vec<i64>) -> Result<Value> {
+    pub(in crate::model) fn integers(&self, input: &str, shape: &[usize], numbers: Vec<i64>) -> Result<Value> {
         let port = self.graph().inputs().into_iter().find(|port| port.name == input);
         match port.map_or(DType::I64, |port| port.dtype) {
             DType::I32 => Value::from_tensor(&Tensor::i64(shape, numbers)?, runtime::DType::I32),

@@ -7,12 +7,12 @@ use std::sync::Arc;
 use onnx_protobuf::tensor_proto::DataLocation;
 use onnx_protobuf::{AttributeProto, GraphProto, Message, ModelProto, NodeProto, TensorProto};
 
-use super::codes;
-use super::container::Graph;
 use super::external::ExternalFiles;
-use super::initializer::Initializer;
-use super::node::Node;
 use crate::base::{Error, Result};
+use crate::graph::codes;
+use crate::graph::container::Graph;
+use crate::graph::initializer::Initializer;
+use crate::graph::node::Node;
 
 impl Graph {
     /// The .onnx file of a model folder, in the layouts that exporters write; a path of a file is that file.

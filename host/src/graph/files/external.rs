@@ -6,9 +6,9 @@ use std::path::{Component, Path, PathBuf};
 
 use memmap2::Mmap;
 
-use super::codes;
-use super::initializer::{Initializer, Location};
 use crate::base::{Error, Result};
+use crate::graph::codes;
+use crate::graph::initializer::{Initializer, Location};
 
 /// The mapped external files of a model, by the name that the model gives them.
 #[derive(Debug)]
@@ -39,7 +39,7 @@ impl ExternalFiles {
     ///
     /// # Errors
     /// As [`ExternalFiles::open`].
-    pub(super) fn open_in<'a>(
+    pub(in crate::graph) fn open_in<'a>(
         folder: &Path,
         beyond: Option<PathBuf>,
         initializers: impl Iterator<Item = &'a Initializer>,

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path;
 
-use super::container::Graph;
-use super::initializer::{Initializer, Location};
 use crate::base::{Hash, Hasher, Result, atomic};
+use crate::graph::container::Graph;
+use crate::graph::initializer::{Initializer, Location};
 
 /// Where tensors begin in a data file: enough for every vector unit, and a whole cache line.
 const ALIGNMENT: u64 = 64;
@@ -149,8 +149,8 @@ impl Graph {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::zoo;
     use super::*;
+    use crate::graph::testing::zoo;
 
     #[test]
     fn inline_weights_move_to_one_file_and_keep_their_values() {
