@@ -1,6 +1,7 @@
 //! The identities that hold between the parts of a decoder, computed on recorded activations: what `inspect --check`
 //! prints. An anatomy that names a wrong edge fails them.
 
+mod activation;
 mod block;
 mod ends;
 mod formulas;
@@ -11,6 +12,7 @@ use engraft_plugin_api::{BlockSite, Site, Tensor, WeightRef};
 use ndarray::{Array1, Array2, ArrayView2, ArrayView4, Ix4};
 use serde::Serialize;
 
+pub use self::activation::activations;
 use super::codes;
 use super::parts::Anatomy;
 use crate::base::{Error, Result};

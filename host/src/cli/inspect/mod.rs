@@ -12,11 +12,11 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use clap::Args;
-use engraft_plugin_api::{BlockSite, Role, RunRequest, Site, Tap, Tensor, WeightRef};
+use engraft_plugin_api::{BlockSite, Poke, Role, RunRequest, Site, Tap, Tensor, WeightRef};
 use serde::Serialize;
 
 use super::{cancel_on_interrupt, codes, open, out, shown};
-use crate::anatomy::check::{Deviation, identities};
+use crate::anatomy::check::{Deviation, activations, identities};
 use crate::anatomy::{Anatomy, Table};
 use crate::base::{Cancel, Error, Result, atomic};
 use crate::graph::{Graph, Shapes};
@@ -167,12 +167,15 @@ fn check(model: &Model, cancel: &Cancel) -> Result<Vec<Deviation>> {
     let flat = rows.concat().into_iter().map(i64::from).collect();
     let tokens = Tensor::i64([2, length], flat)?;
     let positions = Tensor::i64([2, length], (0..2).flat_map(|_| 0..length as i64).collect())?;
-    let taps = |sites: &[Site]| {
+    let run = |overwrites: &[Poke], sites: &[Site]| {
         let taps = sites.iter().map(|&site| Tap { site, places: None }).collect();
-        let request = RunRequest { rows: rows.clone(), taps, ..RunRequest::default() };
+        let request = RunRequest { rows: rows.clone(), taps, overwrites: overwrites.to_vec(), ..RunRequest::default() };
         model.run_until(&request, Some(cancel)).map(|r| r.taps)
     };
-    identities(anatomy, &tokens, &positions, taps, |weight| model.weight(weight))
+    let taps = |sites: &[Site]| run(&[], sites);
+    let mut found = identities(anatomy, &tokens, &positions, taps, |weight| model.weight(weight))?;
+    found.extend(activations(anatomy, run)?);
+    Ok(found)
 }
 
 /// The facts of an anatomy, a line each.

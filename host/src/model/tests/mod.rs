@@ -1,5 +1,6 @@
 //! The model against PyTorch's records, on every export of the tiny GPT-2.
 
+mod activation;
 mod arranged;
 mod case;
 mod halves;
