@@ -11,7 +11,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use engraft::base::{Cancel, Error, Hash};
-use engraft::plugins::{Deadlines, Library, Method, Registry, SearchPath, watched};
+use engraft::plugins::{Deadlines, Library, Method, Registry, SearchPath, params, watched};
 use engraft_plugin_api::abi::API_VERSION;
 use engraft_plugin_api::testing::StillModel;
 use engraft_plugin_api::{Change, Delta, EditRequest, ModelFacts, Role, Target, Tensor, WeightRef};
@@ -111,6 +111,24 @@ fn a_plugin_is_found_loaded_configured_and_called() {
     let error = method.edit(&stopped, &requests()).expect_err("stops");
     assert_eq!((error.code().id, error.code().class.exit_code()), ("interrupted", 130));
     method.close().expect("drops");
+}
+
+#[test]
+fn every_preset_that_ships_fits_its_method() {
+    let mut count = 0;
+    for folder in fs::read_dir(engraft_tests::root().join("plugins")).expect("has plugins") {
+        let folder = folder.expect("readable").path();
+        let Ok(presets) = fs::read_dir(folder.join("presets")) else { continue };
+        let name = folder.file_name().expect("a folder").to_string_lossy().into_owned();
+        let library = engraft_tests::library(&format!("engraft_{name}"));
+        for preset in presets {
+            let path = preset.expect("readable").path();
+            let fits = params::of_command_line(Some(&path), &[]).and_then(|table| library.configure(&table));
+            fits.unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+            count += 1;
+        }
+    }
+    assert!(count >= 20, "{count} presets");
 }
 
 #[test]

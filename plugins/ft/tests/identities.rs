@@ -134,30 +134,3 @@ fn faults_have_their_codes() {
         assert_eq!(create(&[("layers", layers)]).err().map(|e| e.code).as_deref(), Some("param-range"));
     }
 }
-
-#[test]
-fn every_preset_fits_the_declarations() {
-    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("presets");
-    let mut count = 0;
-    for entry in std::fs::read_dir(folder).expect("has presets") {
-        let path = entry.expect("readable").path();
-        let table: toml::Table = std::fs::read_to_string(&path).expect("readable").parse().expect("is TOML");
-        let given = table.into_iter().map(|(key, value)| (key, param(value))).collect();
-        let params = Params::resolve(&given, &FtParams::specs());
-        let params = params.unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-        assert!(Ft::create(&params).is_ok(), "{}", path.display());
-        count += 1;
-    }
-    assert!(count > 0);
-}
-
-fn param(value: toml::Value) -> ParamValue {
-    match value {
-        toml::Value::Boolean(v) => ParamValue::Flag(v),
-        toml::Value::Integer(v) => ParamValue::Integer(v),
-        toml::Value::Float(v) => ParamValue::Number(v),
-        toml::Value::String(v) => ParamValue::Text(v),
-        toml::Value::Array(v) => ParamValue::List(v.into_iter().map(param).collect()),
-        other => panic!("a preset holds no {other}"),
-    }
-}

@@ -232,27 +232,3 @@ fn several_requests_of_one_call_see_each_other() {
     let ran = model.ran.lock().expect("no panic");
     assert_eq!(ran.iter().map(|r| r.under.len()).collect::<Vec<_>>(), [0, 1]);
 }
-
-#[test]
-fn every_preset_fits_the_declarations() {
-    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("presets");
-    let mut count = 0;
-    for entry in std::fs::read_dir(folder).expect("has presets") {
-        let path = entry.expect("readable").path();
-        let table: toml::Table = std::fs::read_to_string(&path).expect("readable").parse().expect("is TOML");
-        let given = table.into_iter().map(|(key, value)| {
-            let value = match value {
-                toml::Value::Integer(v) => ParamValue::Integer(v),
-                toml::Value::Float(v) => ParamValue::Number(v),
-                toml::Value::String(v) => ParamValue::Text(v),
-                other => panic!("{}: {other}", path.display()),
-            };
-            (key, value)
-        });
-        let params = Params::resolve(&given.collect(), &GraceParams::specs());
-        let params = params.unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-        assert!(Grace::create(&params).is_ok(), "{}", path.display());
-        count += 1;
-    }
-    assert!(count > 0);
-}

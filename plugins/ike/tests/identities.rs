@@ -86,26 +86,3 @@ fn demonstrations_are_of_training_and_leave_what_does_not_fit() {
     let damaged = Artefact { bytes: vec![7; 9], ..artefact };
     assert_eq!(Ike::create_trained(&params(&[]), &damaged).map(drop).map_err(|e| e.code), Err("ike-artefact".into()));
 }
-
-#[test]
-fn every_preset_fits_the_declarations() {
-    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("presets");
-    let mut met = 0;
-    for entry in std::fs::read_dir(folder).expect("has presets") {
-        let text = std::fs::read_to_string(entry.expect("is there").path()).expect("is readable");
-        let table: toml::Table = text.parse().expect("is TOML");
-        let value = |value: &toml::Value| match value {
-            toml::Value::Integer(n) => ParamValue::Integer(*n),
-            toml::Value::String(text) => ParamValue::Text(text.clone()),
-            toml::Value::Array(all) => {
-                ParamValue::List(all.iter().filter_map(toml::Value::as_integer).map(ParamValue::Integer).collect())
-            }
-            other => panic!("{other:?}"),
-        };
-        let given = table.iter().map(|(name, v)| (name.clone(), value(v))).collect();
-        let params = Params::resolve(&given, &Ike::describe().params).expect("fits");
-        assert!(Ike::create(&params).is_ok(), "{text}");
-        met += 1;
-    }
-    assert_eq!(met, 2);
-}

@@ -184,30 +184,3 @@ fn nothing_to_change_gives_no_change() {
     let pairs = [("early_stop_loss", "1000"), ("prefixes", "none"), ("covariance", "none")];
     assert_eq!(edit(&Mock::new(1), &pairs), Ok(Vec::new()));
 }
-
-#[test]
-fn every_preset_fits_the_declarations() {
-    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("presets");
-    let mut count = 0;
-    for entry in std::fs::read_dir(folder).expect("has presets") {
-        let path = entry.expect("readable").path();
-        let table: toml::Table = std::fs::read_to_string(&path).expect("readable").parse().expect("is TOML");
-        let given = table.into_iter().map(|(key, value)| (key, param(value))).collect();
-        let params = Params::resolve(&given, &RomeParams::specs());
-        let params = params.unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-        assert!(Rome::create(&params).is_ok(), "{}", path.display());
-        count += 1;
-    }
-    assert!(count > 0);
-}
-
-fn param(value: toml::Value) -> ParamValue {
-    match value {
-        toml::Value::Boolean(v) => ParamValue::Flag(v),
-        toml::Value::Integer(v) => ParamValue::Integer(v),
-        toml::Value::Float(v) => ParamValue::Number(v),
-        toml::Value::String(v) => ParamValue::Text(v),
-        toml::Value::Array(v) => ParamValue::List(v.into_iter().map(param).collect()),
-        other => panic!("a preset holds no {other}"),
-    }
-}
