@@ -124,13 +124,8 @@ impl Logbook {
     /// # Errors
     /// `run-folder`; the file then ends with a torn line, which is dropped when the training is resumed.
     pub(super) fn append(&self, line: &MetricLine) -> Result<()> {
-        let text = self.text(line)?;
+        let text = serde_json::to_string(line).map_err(|e| refuse(&self.file(METRICS), e.into()))? + "\n";
         (&self.metrics).write_all(text.as_bytes()).map_err(|e| refuse(&self.file(METRICS), e))
-    }
-
-    fn text(&self, line: &MetricLine) -> Result<String> {
-        let text = serde_json::to_string(line).map_err(|e| refuse(&self.file(METRICS), e.into()))?;
-        Ok(text + "\n")
     }
 
     /// Every figure that was told, in order; a torn last line is left out.
@@ -138,35 +133,40 @@ impl Logbook {
     /// # Errors
     /// `resume-damaged`, `run-folder`
     pub(super) fn lines(&self) -> Result<Vec<MetricLine>> {
+        Ok(self.read()?.into_iter().map(|(line, _)| line).collect())
+    }
+
+    /// As [`lines`](Self::lines), each with its bytes: a number that is written anew may take others.
+    fn read(&self) -> Result<Vec<(MetricLine, Vec<u8>)>> {
         let file = self.file(METRICS);
         let mut bytes = Vec::new();
         let mut reader = &self.metrics;
         reader.seek(SeekFrom::Start(0)).and_then(|_| reader.read_to_end(&mut bytes)).map_err(|e| refuse(&file, e))?;
         let whole = bytes.iter().rposition(|b| *b == b'\n').map_or(0, |at| at + 1);
-        let line = |(index, line): (usize, &[u8])| {
-            serde_json::from_slice(line).map_err(|e| {
+        let line = |(index, line): (usize, &[u8])| match serde_json::from_slice(line) {
+            Ok(figure) => Ok((figure, line.to_vec())),
+            Err(e) => {
                 let message = format!("`{}`, line {}: not a figure of a training", file.display(), index + 1);
-                Error::new(&codes::RESUME_DAMAGED, message).because(e)
-            })
+                Err(Error::new(&codes::RESUME_DAMAGED, message).because(e))
+            }
         };
         bytes[..whole].split_inclusive(|b| *b == b'\n').enumerate().map(line).collect()
     }
 
-    /// Drops a method's figures of steps after `step`, and a torn last line.
+    /// Drops a method's figures of steps after `step`, and a torn last line. The others keep their bytes.
     ///
     /// # Errors
     /// As [`lines`](Self::lines).
     pub(super) fn forget(&self, method: usize, step: u64) -> Result<()> {
         let is_dropped = |line: &MetricLine| line.method == method && line.step > step;
-        let lines = self.lines()?;
-        let first = lines.iter().position(is_dropped).unwrap_or(lines.len());
-        let mut whole = 0;
-        for line in &lines[..first] {
-            whole += self.text(line)?.len() as u64;
-        }
+        let lines = self.read()?;
+        let first = lines.iter().position(|(line, _)| is_dropped(line)).unwrap_or(lines.len());
+        let whole: usize = lines[..first].iter().map(|(_, bytes)| bytes.len()).sum();
+        let kept = lines[first..].iter().filter(|(line, _)| !is_dropped(line));
+        let kept: Vec<u8> = kept.flat_map(|(_, bytes)| bytes.iter().copied()).collect();
         // The file that is held is shortened in place: another one in its place would not be held.
-        self.metrics.set_len(whole).map_err(|e| refuse(&self.file(METRICS), e))?;
-        lines[first..].iter().filter(|line| !is_dropped(line)).try_for_each(|line| self.append(line))
+        let done = self.metrics.set_len(whole as u64).and_then(|()| (&self.metrics).write_all(&kept));
+        done.map_err(|e| refuse(&self.file(METRICS), e))
     }
 
     fn checkpoint_file(&self, method: usize) -> PathBuf {
@@ -238,4 +238,37 @@ fn identity(manifest: &TrainManifest) -> Vec<(String, &str)> {
     ];
     out.extend(methods.iter().map(|m| (format!("the hash of the plugin of `{}`", m.label), m.hash.as_str())));
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Numbers of many digits are read as their neighbours, whose text can be longer or shorter.
+    #[test]
+    fn what_is_not_forgotten_keeps_its_bytes() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(METRICS);
+        let metrics = OpenOptions::new().read(true).append(true).create_new(true).open(&path).unwrap();
+        let book = Logbook { path: folder.path().to_owned(), metrics };
+        let line = |method: usize, step: u64| {
+            let value = (0.37 * (step * 2 + method as u64) as f64).sin() / 3.0;
+            book.append(&MetricLine { method, step, name: "loss".into(), value: Some(value) }).unwrap();
+        };
+        (1..500).for_each(|step| line(0, step));
+        let before = std::fs::read_to_string(&path).unwrap();
+        let anew: Vec<String> = book.lines().unwrap().iter().map(|line| serde_json::to_string(line).unwrap()).collect();
+        assert_ne!(anew.join("\n") + "\n", before, "no number of these is another one once it is read");
+        book.forget(1, 0).unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), before);
+        (1..9).for_each(|step| line(1, step));
+        (500..600).for_each(|step| line(0, step));
+        let lines = std::fs::read_to_string(&path).unwrap();
+        (&book.metrics).write_all(b"{\"method\":0").unwrap();
+        book.forget(1, 3).unwrap();
+        let kept =
+            |line: &&str| !(line.contains("\"method\":1") && (4..9).any(|s| line.contains(&format!("step\":{s},"))));
+        let wanted: Vec<&str> = lines.lines().filter(kept).collect();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), wanted.join("\n") + "\n");
+    }
 }
