@@ -8,8 +8,9 @@ codes! {
         ONNX Runtime has no operators for it on a CPU: export such a model in float32 (`model.float()` in PyTorch), which \
         holds every bfloat16 number exactly.";
     Config ROW_EMPTY "row-empty" "A row of tokens is empty, or there are no rows. A prompt must hold at least one token.";
-    Config ROW_TOO_LONG "row-too-long" "A text has more tokens than the model's context. Shorten the prompt, the target \
-        or the context prefixes.";
+    Config ROW_TOO_LONG "row-too-long" "A text has more tokens than the model's context, or than that of a network which a \
+        method lets answer (the rows of its table of positions, or what the `config.json` beside it says). Shorten the \
+        prompt, the target or the context prefixes, and what a method puts before a prompt.";
     Plugin TOKEN_OUTSIDE "token-outside" "A token id is not below the number of rows of the embedding. The runtime may \
         read beyond the table for such an id, so it is refused first. A tokenizer of another model is the usual cause.";
     Config ACTIVE_ROWS "active-rows" "Patches were chosen for another number of rows than the request has. Say nothing \

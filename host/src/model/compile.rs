@@ -28,7 +28,7 @@ pub(super) struct Programs {
     runs: Shelf<Rig, CompiledRun>,
     gradients: Shelf<GradientPlan, CompiledGradient>,
     pub(super) prefixes: Prefixes,
-    compiled: AtomicU64,
+    compiled: Arc<AtomicU64>,
 }
 
 /// How many programs are kept that give logits and nothing else. Each may hold a packed copy of the weights.
@@ -47,8 +47,14 @@ impl Programs {
             runs: Shelf::of(KEPT),
             gradients: Shelf::of(KEPT),
             prefixes: Prefixes::default(),
-            compiled: AtomicU64::new(0),
+            compiled: Arc::default(),
         }
+    }
+
+    /// Those of another model beside this one, counted together.
+    pub(super) fn beside(&self, packing: Packing) -> Self {
+        let compiled = self.compiled.clone();
+        Self { compiled, ..Self::new(self.runtime.clone(), self.options.clone(), packing) }
     }
 
     /// Compiles a graph over the mapped weights.

@@ -162,6 +162,37 @@ impl Model {
         Ok(model)
     }
 
+    /// A decoder as a model of its own beside this one: on its device, without patches and without a tokenizer.
+    ///
+    /// # Errors
+    /// `model-dtype`
+    pub(super) fn beside(&self, name: &str, graph: Graph, anatomy: Anatomy) -> Result<Self> {
+        let path = self.folder.join(name);
+        check_types(&path, &anatomy, self.device)?;
+        let footprint = Footprint::of(&graph, &anatomy, self.device);
+        Ok(Self {
+            folder: self.folder.clone(),
+            path,
+            programs: self.programs.beside(footprint.packing()),
+            graph,
+            anatomy,
+            runtime: self.runtime.clone(),
+            device: self.device,
+            tokenizer: None,
+            prefixes: Vec::new(),
+            corpus: None,
+            data: Vec::new(),
+            hash: OnceLock::new(),
+            causal: OnceLock::new(),
+            footprint,
+            state: RwLock::new(Arc::new(State::base())),
+            journal: Mutex::new(Journal::in_memory()),
+            attached: Attached::default(),
+            modules: Modules::default(),
+            grafts: Shelf::of(GRAFTS),
+        })
+    }
+
     /// The folder of the model.
     pub fn folder(&self) -> &Path {
         &self.folder

@@ -5,7 +5,7 @@ use engraft_plugin_api::{Place, RunRequest};
 use super::codes;
 use super::generate::argmax;
 use super::open::Model;
-use super::route::{Way, mixed};
+use super::route::{Voices, Way, mixed};
 use super::run::Seen;
 use super::run::visible::{View, Visible};
 use crate::base::{Cancel, Error, Result};
@@ -62,6 +62,12 @@ impl Model {
         let seen = self.seen(&[])?;
         let prompts: Vec<&[u32]> = continuations.iter().map(|c| c.prompt.as_slice()).collect();
         let (visible, ways) = self.routed(&seen, view, &prompts, cancel)?;
+        let voices = Voices::of(self, &ways)?;
+        for (continuation, way) in continuations.iter().zip(&ways) {
+            if let Some((voice, delegate)) = voices.find(way).zip(way.delegate()) {
+                voice.check_length(delegate.tokens.len() + continuation.tokens.len() - 1)?;
+            }
+        }
         let mut scored: Vec<Option<ScoredContinuation>> = vec![None; continuations.len()];
         let (away, own): (Vec<usize>, Vec<usize>) = (0..ways.len()).partition(|&row| ways[row].is_away());
         let mut rest = &own[..];
@@ -72,12 +78,12 @@ impl Model {
                 places * self.anatomy().vocab <= LOGITS_AT_ONCE
             };
             let n = rest.iter().take_while(fits).count().clamp(1, 256).min(rest.len());
-            let batch = Batch { continuations, ways: &ways, rows: &rest[..n] };
+            let batch = Batch { continuations, ways: &ways, voices: &voices, rows: &rest[..n] };
             self.score_batch(&batch, &seen, &visible, cancel, &mut scored)?;
             rest = &rest[n..];
         }
         for row in away {
-            scored[row] = Some(self.score_line(&continuations[row], &ways[row], None, cancel)?);
+            scored[row] = Some(score_line(&continuations[row], (&ways[row], &voices), None, cancel)?);
         }
         Ok(scored.into_iter().flatten().collect())
     }
@@ -90,7 +96,7 @@ impl Model {
         cancel: Option<&Cancel>,
         scored: &mut [Option<ScoredContinuation>],
     ) -> Result<()> {
-        let Batch { continuations, ways, rows: numbers } = *batch;
+        let Batch { continuations, ways, voices, rows: numbers } = *batch;
         let prompt = |number: usize| ways[number].prompt(&continuations[number].prompt);
         // The last token of a row is only read as a target.
         let row = |&number: &usize| {
@@ -111,7 +117,7 @@ impl Model {
         for &number in numbers {
             let continuation = &continuations[number];
             let own: Vec<&[f32]> = lines.by_ref().take(continuation.tokens.len()).collect();
-            scored[number] = Some(self.score_line(continuation, &ways[number], Some(&own), cancel)?);
+            scored[number] = Some(score_line(continuation, (&ways[number], voices), Some(&own), cancel)?);
         }
         Ok(())
     }
@@ -128,44 +134,44 @@ impl Model {
             None => Ok(()),
         }
     }
+}
 
-    /// The score of one continuation by the model's logits, those of a network that has a say, or both.
-    fn score_line(
-        &self,
-        continuation: &Continuation,
-        way: &Way,
-        own: Option<&[&[f32]]>,
-        cancel: Option<&Cancel>,
-    ) -> Result<ScoredContinuation> {
-        let tokens = &continuation.tokens;
-        let others = match way.delegate() {
-            Some(delegate) => {
-                let row = [&delegate.tokens, &tokens[..tokens.len() - 1]].concat();
-                Some((self.delegated(delegate, &row, delegate.tokens.len() - 1, cancel)?, delegate.mix))
-            }
-            None => None,
-        };
-        let mut out = ScoredContinuation { log_probs: Vec::new(), predicted: Vec::new() };
-        for (number, &token) in tokens.iter().enumerate() {
-            let line = own.map(|own| own[number]);
-            let mixed = others.as_ref().map(|(others, mix)| mixed(line, &others[number], *mix));
-            let line = mixed.as_deref().or(line).unwrap_or_default();
-            let top = argmax(line);
-            let max = f64::from(line[top as usize]);
-            let sum: f64 = line.iter().map(|&v| (f64::from(v) - max).exp()).sum();
-            let at = line.get(token as usize).ok_or_else(|| {
-                Error::new(&codes::TOKEN_OUTSIDE, format!("the target token {token} is not below {}", line.len()))
-            })?;
-            out.log_probs.push((f64::from(*at) - max - sum.ln()) as f32);
-            out.predicted.push(top);
+/// The score of one continuation by the model's logits, those of a network that has a say, or both.
+fn score_line(
+    continuation: &Continuation,
+    (way, voices): (&Way, &Voices<'_>),
+    own: Option<&[&[f32]]>,
+    cancel: Option<&Cancel>,
+) -> Result<ScoredContinuation> {
+    let tokens = &continuation.tokens;
+    let others = match voices.find(way).zip(way.delegate()) {
+        Some((voice, delegate)) => {
+            let row = [&delegate.tokens, &tokens[..tokens.len() - 1]].concat();
+            Some((voice.lines(&row, delegate.tokens.len() - 1, cancel)?, delegate.mix))
         }
-        Ok(out)
+        None => None,
+    };
+    let mut out = ScoredContinuation { log_probs: Vec::new(), predicted: Vec::new() };
+    for (number, &token) in tokens.iter().enumerate() {
+        let line = own.map(|own| own[number]);
+        let mixed = others.as_ref().map(|(others, mix)| mixed(line, &others[number], *mix));
+        let line = mixed.as_deref().or(line).unwrap_or_default();
+        let top = argmax(line);
+        let max = f64::from(line[top as usize]);
+        let sum: f64 = line.iter().map(|&v| (f64::from(v) - max).exp()).sum();
+        let at = line.get(token as usize).ok_or_else(|| {
+            Error::new(&codes::TOKEN_OUTSIDE, format!("the target token {token} is not below {}", line.len()))
+        })?;
+        out.log_probs.push((f64::from(*at) - max - sum.ln()) as f32);
+        out.predicted.push(top);
     }
+    Ok(out)
 }
 
 /// Continuations that are scored in one pass, by their numbers.
 struct Batch<'b> {
     continuations: &'b [Continuation],
     ways: &'b [Way],
+    voices: &'b Voices<'b>,
     rows: &'b [usize],
 }

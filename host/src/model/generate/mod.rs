@@ -1,13 +1,15 @@
 //! Continuing rows: one pass over the prompts, then one token a row, until every row has ended.
 //!
 //! `pass` runs the passes, over what is cached where the export caches keys and values; `choose` picks the next token;
-//! `answer` does the same for texts, with a chat template where one is asked for.
+//! `voices` asks the networks that have a say; `answer` does the same for texts, with a chat template where one is asked
+//! for.
 
 mod answer;
 mod choose;
 mod pass;
 #[cfg(test)]
 mod tests;
+mod voices;
 
 use std::collections::BTreeMap;
 
@@ -24,6 +26,7 @@ use crate::runtime::Tokenizer;
 pub use answer::{Answer, Answers, Question};
 pub(super) use choose::argmax;
 use pass::Passes;
+use voices::Chorus;
 
 /// Why a row ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -35,7 +38,7 @@ pub enum End {
     StopToken,
     /// A stop text was completed.
     StopText,
-    /// The context is full.
+    /// The context is full: that of the model, or of a network that has a say.
     Context,
 }
 
@@ -51,6 +54,11 @@ struct Row {
 }
 
 impl Row {
+    /// A row that is read as it is.
+    fn reading(ids: Vec<u32>) -> Self {
+        Self { prompt: ids.len(), ids, end: End::MaxNew, way: Way::Own }
+    }
+
     fn new_tokens(&self) -> &[u32] {
         &self.ids[self.prompt..]
     }
@@ -133,10 +141,7 @@ impl Model {
         cancel: Option<&Cancel>,
     ) -> Result<Vec<Row>> {
         let stops = Stops::of(self, &request.stop_texts)?;
-        let row = |(ids, way): (&Vec<u32>, Way)| {
-            let ids = way.prompt(ids).to_vec();
-            Row { prompt: ids.len(), ids, end: End::MaxNew, way }
-        };
+        let row = |(ids, way): (&Vec<u32>, Way)| Row { way: way.clone(), ..Row::reading(way.prompt(ids).to_vec()) };
         let mut rows: Vec<Row> = request.rows.iter().zip(ways).map(row).collect();
         let context = self.anatomy().context.unwrap_or(usize::MAX);
         let full = |row: &&Row| row.ids.len() >= context && request.max_new > 0 && !row.way.is_away();
@@ -145,16 +150,21 @@ impl Model {
             let text = format!("a row of {} tokens{whose} leaves no room", full.ids.len());
             return Err(Error::new(&codes::ROW_TOO_LONG, format!("{text} to continue in a context of {context}")));
         }
+        let chorus = Chorus::of(self, &rows)?;
+        let mut heard = chorus.heard(&rows, request.max_new)?;
         let (away, own): (Vec<usize>, Vec<usize>) = (0..rows.len()).partition(|&r| rows[r].way.is_away());
         let batches = self.together(&rows, &own);
         let batches = batches.iter().flat_map(|rows| visible.groups(rows, &seen.overlay.summed));
         for (mut running, is_own) in batches.map(|batch| (batch, true)).chain([(away, false)]) {
             let mut passes = if is_own { Some(Passes::new(self, seen, visible)?) } else { None };
+            let mut speakers = chorus.speakers(&rows, &heard, &running)?;
             for step in 0..request.max_new {
                 if running.is_empty() {
                     break;
                 }
                 let logits = passes.as_mut().map(|passes| passes.next(&rows, &running, cancel)).transpose()?;
+                let mut said = BTreeMap::new();
+                speakers.iter_mut().try_for_each(|one| one.next(&heard, &running, cancel, &mut said))?;
                 let mut still = Vec::with_capacity(running.len());
                 for (number, &r) in running.iter().enumerate() {
                     let vocab = self.anatomy().vocab;
@@ -163,22 +173,18 @@ impl Model {
                         None => None,
                     };
                     let row = &mut rows[r];
-                    let token = match row.way.delegate() {
-                        None => choose::choose(line.unwrap_or(&[]), &request.decoding, r, step),
-                        Some(delegate) => {
-                            let tokens = [&delegate.tokens, row.new_tokens()].concat();
-                            let other = self.delegated(delegate, &tokens, tokens.len() - 1, cancel)?;
-                            choose::choose(&mixed(line, &other[0], delegate.mix), &request.decoding, r, step)
-                        }
-                    };
+                    let both = row.way.delegate().zip(said.get(&r)).map(|(d, other)| mixed(line, other, d.mix));
+                    let token = choose::choose(both.as_deref().or(line).unwrap_or(&[]), &request.decoding, r, step);
                     if request.stop.contains(&token) {
                         row.end = End::StopToken;
                         continue;
                     }
                     row.ids.push(token);
+                    heard[r].ids.push(token);
+                    let full = is_own && row.ids.len() >= context || chorus.is_full(row, &heard[r]);
                     if stops.completed(row)? {
                         row.end = End::StopText;
-                    } else if is_own && row.ids.len() >= context && step + 1 < request.max_new {
+                    } else if full && step + 1 < request.max_new {
                         row.end = End::Context;
                     } else {
                         still.push(r);

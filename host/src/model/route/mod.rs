@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use engraft_plugin_api::{ActivePatch, Change, OwnPatch, Route, RouteQuery, Tensor};
 
-pub(super) use delegate::{Delegate, mixed};
+pub(super) use delegate::{Delegate, Voice, Voices, mixed};
 
 use super::codes;
 use super::edit::statistic::{fold, own, state_of};

@@ -3,6 +3,7 @@
 mod activation;
 mod arranged;
 mod case;
+mod delegates;
 mod halves;
 mod intercepted;
 mod lean;

@@ -1,12 +1,17 @@
 //! Networks of methods: opened beside the model, run and differentiated on its device.
 //!
 //! A network's own weights stay in its graph. Those that were replaced are inputs of its programs, so that learning
-//! compiles nothing anew; a program is kept for each set of outputs, seeds and variables that was asked for.
+//! compiles nothing anew; a program is kept for each set of outputs, seeds and variables that was asked for. `decoder`
+//! reads those that answer requests as models of their own.
+
+mod decoder;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, RwLock};
 
 use engraft_plugin_api::{ModuleCall, ModuleGraph, ModuleId, ModuleReply, ModuleSource, ModuleVariable, Tensor};
+
+use decoder::Decoder;
 
 use super::codes;
 use super::compile::Shelf;
@@ -16,6 +21,8 @@ use crate::base::{Cancel, Error, Result};
 use crate::graph::{DType, Graph, Initializer, Location, Patch, Shapes};
 use crate::runtime::{DType as Element, Program, Tokenizer, Value, codes as runtime_codes};
 
+pub(super) use decoder::INPUT;
+
 /// How many programs of one network are kept.
 const KEPT: usize = 16;
 
@@ -23,13 +30,18 @@ const KEPT: usize = 16;
 #[derive(Default)]
 pub(super) struct Modules(Mutex<BTreeMap<String, Arc<Network>>>);
 
+/// Weights in place of a graph's own, by name.
+type Weights = BTreeMap<String, Tensor>;
+
 struct Network {
     name: String,
     graph: Graph,
     tokenizer: Option<Tokenizer>,
-    /// Weights in place of the graph's own.
-    weights: RwLock<Arc<BTreeMap<String, Tensor>>>,
+    /// The longest text that it is said to read.
+    context: Option<usize>,
+    weights: RwLock<Arc<Weights>>,
     programs: Shelf<Structure, Compiled>,
+    decoder: Decoder,
 }
 
 /// What a program of a network computes.
@@ -125,7 +137,7 @@ impl Model {
     }
 
     fn network(&self, name: &str, source: &ModuleSource) -> Result<Network> {
-        let (graph, tokenizer) = match &source.graph {
+        let (graph, tokenizer, context) = match &source.graph {
             ModuleGraph::Bytes(bytes) => {
                 let graph = Graph::parse(bytes, &self.folder().join(format!("{name}.onnx")))?;
                 for initializer in graph.initializers() {
@@ -134,17 +146,25 @@ impl Model {
                         return Err(Error::new(&codes::MODULE_WEIGHT, text).help("give the network by its path"));
                     }
                 }
-                (graph, None)
+                (graph, None, None)
             }
             ModuleGraph::Path(path) => {
                 let path = Graph::find(&self.folder().join(path))?;
                 let folder = path.parent().unwrap_or_else(|| self.folder());
                 let texts = folder.join("tokenizer.json").is_file();
-                (Graph::load(&path)?, if texts { Some(Tokenizer::open(folder)?) } else { None })
+                let tokenizer = if texts { Some(Tokenizer::open(folder)?) } else { None };
+                (Graph::load(&path)?, tokenizer, decoder::context_of(folder)?)
             }
         };
-        let weights = RwLock::default();
-        let network = Network { name: name.to_owned(), graph, tokenizer, weights, programs: Shelf::of(KEPT) };
+        let network = Network {
+            name: name.to_owned(),
+            graph,
+            tokenizer,
+            context,
+            weights: RwLock::default(),
+            programs: Shelf::of(KEPT),
+            decoder: Decoder::default(),
+        };
         network.set(&source.weights)?;
         Ok(network)
     }
