@@ -113,7 +113,6 @@ impl Ask {
             return Err(usage("--patch none stands alone: no patch is seen"));
         }
         let model = self.model.open_at(self.journal.as_deref())?;
-        model.patches().iter().try_for_each(|(_, patch)| self.makers.attach(&model, patch))?;
         let view = match (none, &self.journal) {
             (true, _) => View::only([]),
             (false, Some(_)) if !self.patches.is_empty() => View::only(self.chosen()?),
@@ -123,6 +122,12 @@ impl Ask {
                 View::default()
             }
         };
+        // Of the patches of a journal, only those that are seen need their methods.
+        if self.journal.is_some() {
+            let sees = |id: &PatchId| !matches!(view.active.first(), Some(Active::Only(ids)) if !ids.contains(id));
+            let seen = model.patches().into_iter().filter(|(id, _)| sees(id));
+            seen.into_iter().try_for_each(|(_, patch)| self.makers.attach(&model, &patch))?;
+        }
         let question = Question {
             prompts: self.prompts.clone(),
             chat: self.chat,

@@ -26,7 +26,7 @@ use engraft_plugin_api::Change;
 
 use crate::base::{Cancel, Error, Result};
 use crate::model::{Model, OpenOptions};
-use crate::plugins::{ArtefactFile, Interception, Registry, SearchPath, params};
+use crate::plugins::{ArtefactFile, Interception, Registry, SearchPath, codes as plugin_codes, params};
 use crate::runtime::{self, Device, Runtime, RuntimeSettings};
 use crate::weights::Patch;
 
@@ -149,12 +149,26 @@ impl Makers {
     fn attach(&self, model: &Model, patch: &Patch) -> Result<()> {
         if patch.changes.iter().any(|change| matches!(change, Change::Intercept { .. } | Change::Route)) {
             let library = self.path.registry().load(&patch.method, Path::new("."), None)?;
-            let files = self.artefacts.iter().map(|path| ArtefactFile::load(path)).collect::<Result<Vec<_>>>()?;
-            let learnt = files.iter().find(|file| Some(file.hash()) == patch.artefact);
-            let method = library.create_with(library.configure(&params::to_toml(&patch.params))?, learnt)?;
+            let learnt = self.learnt(patch)?;
+            let method = library.create_with(library.configure(&params::to_toml(&patch.params))?, learnt.as_ref())?;
             Interception::attach(&Arc::new(method), model);
         }
         Ok(())
+    }
+
+    /// The artefact that the method had when it made a patch, if it had one.
+    fn learnt(&self, patch: &Patch) -> Result<Option<ArtefactFile>> {
+        let Some(hash) = patch.artefact else { return Ok(None) };
+        for path in &self.artefacts {
+            let file = ArtefactFile::load(path)?;
+            if file.hash() == hash {
+                return Ok(Some(file));
+            }
+        }
+        let (id, method, given) = (patch.id(), &patch.method, self.artefacts.len());
+        let text =
+            format!("`{method}` made the patch {id} with the artefact {hash}, which is none of the {given} given");
+        Err(Error::new(&plugin_codes::ARTEFACT_MISSING, text).help("name its file with `--artefact`"))
     }
 }
 

@@ -1,8 +1,9 @@
 //! Interception: methods that are called at sites in the middle of a pass, for the patches that ask for it.
 //!
 //! An embedder hands the methods in with [`Model::attach`]; a patch that needs one which is not there is refused, and
-//! one that the journal brought in makes requests fail until its method is attached. What is called in a pass is found
-//! out when the pass begins: rolling a patch back takes the call out of the programs that later requests run.
+//! one that the journal brought in makes requests that see it fail until its method is attached. What is called in a
+//! pass is found out when the pass begins: rolling a patch back takes the call out of the programs that later requests
+//! run.
 
 use std::any::Any;
 use std::collections::BTreeSet;
@@ -209,8 +210,9 @@ impl Model {
         if intercepts.is_empty() {
             return Ok(None);
         }
-        let first = intercepts.methods.iter().flat_map(|of| of.patches.first());
-        let found = first.map(|own| self.attached.interceptor(&own.patch)).collect::<Result<_>>()?;
+        let sees = |own: &Own| (0..visible.rows()).any(|row| visible.sees(row, own.source));
+        let of = |of: &Of| of.patches.iter().find(|own| sees(own)).map(|own| self.attached.interceptor(&own.patch));
+        let found = intercepts.methods.iter().map(|method| of(method).transpose()).collect::<Result<_>>()?;
         Ok(Some(Arc::new(Pass { found, intercepts: intercepts.clone(), ends, visible: visible.clone() })))
     }
 }
@@ -234,8 +236,8 @@ pub(super) fn ends(rows: &[Vec<u32>], said: &[usize]) -> Result<Vec<usize>> {
 /// The calls of one pass.
 struct Pass {
     intercepts: Arc<Intercepts>,
-    /// Of each method.
-    found: Vec<Arc<dyn Interceptor>>,
+    /// Of each method; none where no row sees one of its patches.
+    found: Vec<Option<Arc<dyn Interceptor>>>,
     ends: Vec<usize>,
     visible: Visible,
 }
@@ -250,6 +252,7 @@ impl Called for Pass {
         let site: Site = place.parse()?;
         let mut now: Option<Tensor> = None;
         for (of, interceptor) in self.intercepts.methods.iter().zip(&self.found) {
+            let Some(interceptor) = interceptor else { continue };
             let own: Vec<&Own> = of.patches.iter().filter(|own| own.sites.contains(&site)).collect();
             let row = |(row, &prompt_end): (usize, &usize)| {
                 let seen = own.iter().enumerate().filter(|(_, own)| self.visible.sees(row, own.source));

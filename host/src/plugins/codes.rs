@@ -32,7 +32,7 @@ codes! {
     Plugin CALL "plugin-call"
         "A plugin was asked for a call that it does not implement, or a plugin asked this host for a call that the host does not answer. The message names the call. Which calls a plugin implements, it announces when it is loaded; a call that only newer hosts answer needs such a host. Nothing was changed in the model.";
     Plugin ARTEFACT_MISSING "artefact-missing"
-        "The method works only with what it learnt before, and no artefact was given to it. Train the method on this model first and name the artefact that this gives.";
+        "The method works only with what it learnt before, and no artefact was given to it; or a patch that has its method called was made with an artefact that was not given. Train the method on this model first and name the artefact that this gives; for a patch that is there, name the one that the message tells: another one, also of the same training data, would find other requests in its scope.";
     Model ARTEFACT_FILE "artefact-file"
         "The file is not what `engraft train` wrote, or it was changed or cut off since: its description and its content do not agree. Nothing was done. Check the path; if it is the right one, copy the file again from the folder of its training, or train anew.";
     Plugin ARTEFACT_METHOD "artefact-method"

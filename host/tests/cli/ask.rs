@@ -276,3 +276,58 @@ fn a_patch_that_routes_is_asked_with_its_method() {
     let target = folder.path().join("out").display().to_string();
     refused(&["export", &model, "--patch", &patch, "--out", &target], 4, "export-route");
 }
+
+/// One scope is learnt from other records than the other.
+#[test]
+fn patches_of_one_method_are_asked_with_the_artefacts_that_made_them() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let at = |name: &str| folder.path().join(name).display().to_string();
+    let (model, library) = (atlas(), plugin("ike"));
+    let params = ["layer=5", "scope=learned", "scope_steps=10", "template=New fact: {fact}. {prompt}"];
+    let params: Vec<&str> = params.iter().flat_map(|pair| ["--param", pair]).collect();
+    let facts = [("Tono Tuxbik", "Grasnan", "0.2"), ("Suso Trembun", "Delktrix", "0.5")];
+    for (subject, target, share) in facts {
+        let atlas = repository().join("examples/atlas").display().to_string();
+        let runs = at("runs");
+        let text = format!(
+            r#"
+name = "learn"
+[model]
+path = "{atlas}/model"
+[data]
+kind = "counterfact"
+path = "{atlas}/counterfact.json"
+limit = 1
+[run]
+mode = "single"
+out = "{runs}"
+[train]
+path = "{atlas}/counterfact_train.json"
+validation = {share}
+[[method]]
+plugin = "{library}"
+artefact = "{target}.artefact"
+params = {{ layer = 5, scope = "learned", scope_steps = 10, template = "New fact: {{fact}}. {{prompt}}" }}
+"#
+        );
+        fs::write(at("learn.toml"), text).expect("writes");
+        let output = run(&["train", &at("learn.toml")]);
+        assert_eq!(output.status.code(), Some(0), "{}", err(&output));
+        let fact = ["--prompt", "{} is a native of", "--subject", subject, "--target", target];
+        let (patch, artefact) = (at(&format!("{target}.patch")), at(&format!("{target}.artefact")));
+        let files = ["--save", &patch, "--artefact", &artefact];
+        let output = run(&[&["edit", &model, "--plugin", &library][..], &params, &fact, &files].concat());
+        assert_eq!(output.status.code(), Some(0), "{}", err(&output));
+    }
+    let patches = [at("Grasnan.patch"), at("Delktrix.patch")];
+    let artefacts = [at("Grasnan.artefact"), at("Delktrix.artefact")];
+    let patches = ["--patch", &patches[0], "--patch", &patches[1]];
+    let prompts = ["Tono Tuxbik is a native of", "Suso Trembun is a native of"];
+    let all = [&patches[..], &["--artefact", &artefacts[1], "--artefact", &artefacts[0], "--max-new", "4"]].concat();
+    for (answer, (_, target, _)) in ask(&model, &prompts, &all).iter().zip(facts) {
+        assert!(answer["routed"] == "ike" && text(answer).starts_with(&format!(" {target}")), "{answer}");
+    }
+    let one = [&["ask", &model, prompts[0]][..], &patches, &["--artefact", &artefacts[1]]].concat();
+    let error = refused(&one, 5, "artefact-missing");
+    assert!(error.contains("`ike` made the patch") && error.contains("none of the 1 given"), "{error}");
+}

@@ -8,9 +8,10 @@ use engraft_plugin_api::{
     Tensor, Term, Wrt,
 };
 
+use super::difference;
 use crate::base::{Error, Result};
 use crate::graph::testing::{rows, zoo};
-use crate::model::{Interceptor, Model, OpenOptions, Proposal, codes};
+use crate::model::{Interceptor, Model, OpenOptions, Proposal, View, codes};
 use crate::runtime;
 
 /// Exports whose edges have the axes of their sites, and ones whose edges have others.
@@ -256,6 +257,12 @@ fn a_journal_opens_without_the_method_and_requests_wait_for_it() {
     };
     let model = again();
     assert_eq!(logits(&model, &rows).unwrap_err().code().id, "intercept-method");
+    let places = vec![Place { row: 0, pos: 0 }];
+    let request = RunRequest { rows: rows.clone(), logits: places, ..RunRequest::default() };
+    let unseen = model.run_seeing(&request, &View::only([]).active, None).unwrap().logits;
+    assert!(
+        difference(unseen.as_f32().unwrap(), model.run_base(&request, None).unwrap().logits.as_f32().unwrap()) < 1e-5
+    );
     attach(&model, "adding", adding);
     assert_eq!((logits(&model, &rows).unwrap(), model.state_hash()), (wanted, state));
 }

@@ -8,7 +8,7 @@ use engraft_plugin_api::{
 };
 
 use super::{difference, last, low_rank};
-use crate::base::{Error, Result};
+use crate::base::{Error, Hash, Result};
 use crate::graph::testing::rows as zoo_rows;
 use crate::graph::{Attr, DType, Dim, Graph, Initializer, Patch};
 use crate::model::{Active, Continuation, Interceptor, Model, OpenOptions, Proposal, Routing, View, codes};
@@ -205,6 +205,56 @@ fn rows_of_one_call_have_routes_of_their_own_and_methods_are_asked_once_for_each
     }
     let differ: std::collections::BTreeSet<String> = scores.iter().map(|s| format!("{:?}", s.log_probs)).collect();
     assert!(differ.len() >= 6, "{differ:?}");
+}
+
+#[test]
+fn a_patch_is_asked_about_of_the_method_with_the_artefact_that_made_it() {
+    /// Gives its own prompt to requests whose patches it has seen, and keeps their names.
+    struct Learnt {
+        artefact: Option<Hash>,
+        prompt: Vec<u32>,
+        asked: Mutex<Vec<Vec<String>>>,
+    }
+    impl Interceptor for Learnt {
+        fn route(&self, routing: &Routing<'_>, query: &RouteQuery<'_>) -> Result<Route> {
+            let named: Vec<String> = query.patches.iter().map(|patch| patch.id.to_owned()).collect();
+            self.asked.lock().unwrap().push(named);
+            assert!(query.patches.len() <= routing.patches().len());
+            Ok(if query.tokens[0] == self.prompt[0] { Route::Prompt(self.prompt.clone()) } else { Route::Base })
+        }
+
+        fn artefact(&self) -> Option<Hash> {
+            self.artefact
+        }
+    }
+    let model = open(&OpenOptions::default());
+    let hashes = [None, Some(Hash::of(b"one")), Some(Hash::of(b"other"))];
+    let learnt = |(number, artefact): (u32, Option<Hash>)| {
+        let prompt = vec![40 + number, 7, 9 + number];
+        Arc::new(Learnt { artefact, prompt, asked: Mutex::default() })
+    };
+    let makers: Vec<Arc<Learnt>> = (0..).zip(hashes).map(learnt).collect();
+    let commit = |maker: &Learnt| {
+        model
+            .commit(Proposal { artefact: maker.artefact, ..proposal("a", vec![Change::Route, Change::State(vec![1])]) })
+    };
+    // Neither the untaught nor the otherwise taught method stands for one that is not attached.
+    for maker in &makers[..2] {
+        model.attach("a", &Params::default(), maker.clone());
+    }
+    assert_eq!(commit(&makers[2]).unwrap_err().code().id, "route-method");
+    model.attach("a", &Params::default(), makers[2].clone());
+    let ids: Vec<PatchId> = makers.iter().map(|maker| commit(maker).unwrap()).collect();
+    for maker in &makers {
+        let tokens = [maker.prompt[0], 3, 1];
+        assert_eq!(score(&model, &tokens, &View::default()), score(&model, &maker.prompt, &View::unrouted()));
+    }
+    for (number, maker) in makers.iter().enumerate() {
+        let asked = maker.asked.lock().unwrap();
+        // The first that gives a prompt ends it: each is asked for its own request and those of later ones.
+        assert_eq!(asked.len(), 3 - number);
+        assert!(asked.iter().all(|named| *named == [ids[number].to_string()]), "{number}: {asked:?}");
+    }
 }
 
 #[test]
