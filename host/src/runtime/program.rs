@@ -365,6 +365,8 @@ mod tests {
 
     #[test]
     fn a_language_model_gives_the_same_logits_with_and_without_optimization() {
+        // Values can be made once a runtime is open.
+        for_tests();
         let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../tests/zoo/gpt2-dynamo-mask");
         let model = std::fs::read(folder.join("model.onnx")).unwrap();
         let (batch, length) = (2, 5);
