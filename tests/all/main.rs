@@ -2,6 +2,7 @@
 
 mod atlas;
 mod grace;
+mod ike;
 mod laws;
 mod plugins;
 mod scope;

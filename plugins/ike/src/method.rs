@@ -138,7 +138,7 @@ impl EditMethod for Ike {
             None => self.nearest(access, query, &facts)?,
         };
         match fact {
-            Some(fact) => self.shown(access, fact, &access.decode(&query.tokens)?).map(Route::Prompt),
+            Some(fact) => self.shown(access, fact, &query.tokens).map(Route::Prompt),
             None => Ok(Route::Base),
         }
     }
@@ -172,17 +172,24 @@ impl Ike {
     }
 
     /// The tokens of a request with a fact, and as many of its demonstrations as leave room, the nearest ones.
-    fn shown(&self, access: &dyn ModelAccess, fact: &Fact, prompt: &str) -> Result<Vec<u32>, MethodError> {
-        let last = self.params.template.fill(&fact.said, prompt);
+    fn shown(&self, access: &dyn ModelAccess, fact: &Fact, query: &[u32]) -> Result<Vec<u32>, MethodError> {
+        let prompt = access.decode(query)?;
+        // Tokens that no text is split into, as the half of a character, stand behind the fact as they are.
+        let is_text = access.tokenize(&prompt)?.ids == query;
+        let last = self.params.template.fill(&fact.said, if is_text { &prompt } else { "" });
         let limit = access.facts().context.saturating_sub(self.params.room);
+        let mut tokens = Vec::new();
         for from in 0..=fact.shown.len() {
             let parts: Vec<&str> = fact.shown[from..].iter().map(String::as_str).chain([last.as_str()]).collect();
-            let tokens = access.tokenize(&parts.join(&self.params.separator))?.ids;
-            if tokens.len() <= limit || from == fact.shown.len() {
-                return Ok(tokens);
+            tokens = access.tokenize(&parts.join(&self.params.separator))?.ids;
+            if !is_text {
+                tokens.extend(query);
+            }
+            if tokens.len() <= limit {
+                break;
             }
         }
-        Ok(access.tokenize(&last)?.ids)
+        Ok(tokens)
     }
 }
 
