@@ -54,8 +54,10 @@ fn the_scope_classifier_keeps_the_laws() {
 
 #[test]
 fn ike_keeps_the_laws() {
-    let shown = "layer = 2\nroom = 8\ntemplate = 'New fact: {fact}. {prompt}'";
-    keeps_the_laws(&library("engraft_ike"), &[IKE, shown], true);
+    let shown = "layer = 2\nroom = 8\ndemonstrations = 2\ntemplate = 'New fact: {fact}. {prompt}'";
+    let learned =
+        format!("{IKE}\nscope = 'learned'\nscope_rank = 2\nscope_steps = 6\nscope_every = 2\nscope_batch = 3");
+    keeps_the_laws(&library("engraft_ike"), &[IKE, shown, &learned], true);
 }
 
 #[test]

@@ -12,7 +12,7 @@ use engraft_plugin_api::{
     ActivePatch, BlockSite, InterceptCall, InterceptRow, Place, Poke, RouteQuery, RunRequest, Site, Tensor, TrainData,
     TrainRecord, ndarray,
 };
-use engraft_tests::{a_request, atlas, deps, difference, library_at, method, open};
+use engraft_tests::{a_request, atlas, deps, difference, library_at, method, open, requests};
 
 fn stress() -> Arc<Library> {
     let path = std::env::var_os("ENGRAFT_TEST_STRESS").map(PathBuf::from);
@@ -81,6 +81,21 @@ fn the_other_calls_keep_their_laws_and_the_laws_see_what_breaks_them() {
         let found = broken(fault).expect_err(fault);
         assert!(found.contains(law), "{fault}: {found}");
     }
+    // What edits leave for later ones.
+    let check = |law: &str, fault: &str| {
+        let given = format!("extends = true\nfault = '{fault}'").parse().unwrap();
+        let trial = Trial::new(&model, stress.clone(), given, requests(2)).unwrap();
+        laws::ALL.iter().find(|l| l.id == law).expect("there is such a law").check(&trial)
+    };
+    for (law, fault, words) in [
+        ("memory-in-patches", "remembering-edit", "proposes other changes than one that made none"),
+        ("statistics-fold", "unfit-edit", "[statistic-part]"),
+    ] {
+        assert_eq!(check(law, "none"), Ok(laws::Held::Kept), "{law}");
+        let found = check(law, fault).expect_err(fault);
+        assert!(found.contains(words), "{fault}: {found}");
+    }
+    assert!(model.patches().is_empty());
 }
 
 #[test]

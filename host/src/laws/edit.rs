@@ -252,6 +252,12 @@ pub(super) fn commit_moves_the_target(trial: &Trial) -> Verdict {
     if !trial.teaches {
         return Ok(Held::NotApplicable("the method is not said to teach"));
     }
+    let routes = |change: &Change| matches!(change, Change::Route | Change::State(_));
+    if trial.untaught && trial.changes()?.iter().all(routes) {
+        return Ok(Held::NotApplicable(
+            "its edits act by routes alone, and a model with random weights takes up no prompt",
+        ));
+    }
     if trial.unsupported()? {
         return Ok(UNSUPPORTED);
     }

@@ -4,13 +4,16 @@
 //! border, and leaves the model with the patches that it had. [`Tiny`] is a small model that comes with this library,
 //! for authors who have no other at hand; `engraft plugins check` tries a plugin on it in a process of its own.
 //!
-//! One file a subject: `edit`, `train`, `calls` (what is announced, routing, interception).
+//! One file a subject: `edit`, `patches` (what earlier edits leave for later ones; `watch` is the access that keeps what
+//! it told), `train`, `calls` (what is announced, routing, interception).
 
 mod calls;
 mod edit;
+mod patches;
 mod tiny;
 mod train;
 mod trial;
+mod watch;
 
 pub use tiny::{Tiny, data, requests};
 pub use trial::{Trial, logit_bits};
@@ -86,6 +89,19 @@ pub static ALL: &[Law] = &[
         "any patch can be rolled back",
         "of two patches the first goes as if it had never been, to the bit",
         edit::any_patch_can_go,
+    ),
+    law(
+        "statistics-fold",
+        "what edits leave for later ones is folded over the active patches",
+        "parts that fit each other, and an edit that is told of the active patches of its method, in the order of their \
+         commits, and of nothing that was rolled back",
+        patches::statistics_are_folded,
+    ),
+    law(
+        "memory-in-patches",
+        "what a method knows of earlier edits lies in their patches",
+        "the same changes from a method that made patches which are rolled back and from one that did not",
+        patches::memory_lies_in_patches,
     ),
     law(
         "batch",

@@ -7,6 +7,7 @@ use engraft_plugin_api::{Artefact, Change, Checkpoint, EditRequest, Params, Plac
 use toml::Table;
 
 use super::tiny;
+use super::watch::{Told, Watched};
 use crate::base::{Cancel, Error, Result};
 use crate::model::{Continuation, Limits, Model};
 use crate::plugins::{Access, Deaf, Interception, Library, Listener, Method};
@@ -28,15 +29,20 @@ pub struct Trial<'a> {
     pub requests: Vec<EditRequest>,
     /// Whether the method promises that the target becomes more probable.
     pub teaches: bool,
+    /// Whether the model's weights are random, so that it takes up nothing of what stands before a prompt.
+    pub untaught: bool,
     /// Little, and enough for a training to come to an end with; without a checkpoint.
     pub data: TrainData,
     /// The text that statistics are gathered from; `None` for the one that the model names.
     pub corpus: Option<PathBuf>,
     params: Params,
     artefact: OnceLock<std::result::Result<Artefact, String>>,
-    changes: OnceLock<std::result::Result<Vec<Change>, String>>,
+    first: OnceLock<std::result::Result<First, String>>,
     creates: OnceLock<bool>,
 }
+
+/// What a method proposes, and what it was told of its own patches.
+type First = (Vec<Change>, Vec<Told>);
 
 impl<'a> Trial<'a> {
     /// A trial of a method that promises nothing of its targets and learns from [`data`](super::data).
@@ -51,11 +57,12 @@ impl<'a> Trial<'a> {
             given,
             requests,
             teaches: false,
+            untaught: false,
             data: tiny::data(),
             corpus: None,
             params,
             artefact: OnceLock::new(),
-            changes: OnceLock::new(),
+            first: OnceLock::new(),
             creates: OnceLock::new(),
         })
     }
@@ -102,7 +109,7 @@ impl<'a> Trial<'a> {
         trained.as_ref().map_err(Clone::clone)
     }
 
-    /// The method as it is used, with parameters.
+    /// The method with other parameters, untaught where it can do without.
     pub(super) fn made(&self, params: Params) -> std::result::Result<Result<Method>, String> {
         if !self.library.calls().needs_artefact {
             return Ok(self.library.create(params));
@@ -110,20 +117,44 @@ impl<'a> Trial<'a> {
         Ok(self.library.create_trained(params, self.artefact()?))
     }
 
-    /// The method as it is used.
+    /// The method as it is used: with what it learnt, where it learns. One that can do without is tried untaught where
+    /// its training fails, which the laws of training tell.
     pub(super) fn method(&self) -> std::result::Result<Method, String> {
-        self.made(self.params.clone())?.map_err(|e| format!("the method is not created: {e:?}"))
+        let calls = self.library.calls();
+        let made = match (calls.train || calls.needs_artefact).then(|| self.artefact()) {
+            Some(Ok(artefact)) => self.trained_from(artefact),
+            Some(Err(found)) if calls.needs_artefact => return Err(found),
+            _ => self.untrained(),
+        };
+        made.map_err(|e| format!("the method is not created: {e:?}"))
     }
 
     pub(super) fn edit(&self, requests: &[EditRequest]) -> std::result::Result<Vec<Change>, String> {
-        let access = self.access(&Deaf, &Cancel::new());
-        self.method()?.edit(&access, requests).map_err(|e| format!("`edit` fails: {e:?}"))
+        Ok(self.edit_by(&self.method()?, requests)?.0)
     }
 
-    /// What the method proposes for the first request on the model as it was given; asked once.
+    /// What a method proposes, and what it was told of its own patches on the way.
+    pub(super) fn edit_by(&self, method: &Method, requests: &[EditRequest]) -> std::result::Result<First, String> {
+        let access = Watched::new(self.access(&Deaf, &Cancel::new()));
+        let changes = method.edit(&access, requests).map_err(|e| format!("`edit` fails: {e:?}"))?;
+        Ok((changes, access.told()))
+    }
+
+    /// What the method proposes for the first request on the model as it was given, asked once, with what it was told
+    /// of its own patches.
+    fn first(&self) -> std::result::Result<&First, String> {
+        let first = self.first.get_or_init(|| self.edit_by(&self.method()?, self.request()));
+        first.as_ref().map_err(Clone::clone)
+    }
+
+    /// What the method proposes for the first request.
     pub(super) fn changes(&self) -> std::result::Result<&[Change], String> {
-        let changes = self.changes.get_or_init(|| self.edit(self.request()));
-        changes.as_deref().map_err(Clone::clone)
+        Ok(&self.first()?.0)
+    }
+
+    /// What the method was told for the first request.
+    pub(super) fn told(&self) -> std::result::Result<&[Told], String> {
+        Ok(&self.first()?.1)
     }
 
     /// Makes changes part of the model.

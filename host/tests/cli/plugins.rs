@@ -41,6 +41,25 @@ fn a_plugin_that_keeps_the_laws_is_told_so() {
     assert!(text.contains("with layers=[0], unless --param says otherwise"), "{text}");
     assert!(text.contains("kept            a commit makes the target more probable"), "{text}");
     assert!(text.contains("not applicable  nothing to show, nothing to route: the method does not route"), "{text}");
+    // One whose edits see earlier ones, and one that is tried with what it learns and acts through prompts alone.
+    let verdict = |laws: &[(String, String, Value)], law: &str| {
+        laws.iter().find(|(id, ..)| id == law).map(|(_, verdict, _)| verdict.clone()).unwrap_or_default()
+    };
+    let grace = ["layer=0", "epsilon=2.0", "n_iter=10"].map(|pair| ["--param", pair]).concat();
+    let (exit, laws) = check(&plugin("grace"), &[&grace[..], &["--teaches"]].concat());
+    assert_eq!((exit, broken(&laws)), (0, vec![]));
+    for law in ["statistics-fold", "memory-in-patches", "target-moves"] {
+        assert_eq!(verdict(&laws, law), "kept", "{law}");
+    }
+    let ike = ["scope=learned", "scope_steps=4", "scope_every=2", "scope_rank=2", "demonstrations=1"];
+    let ike = ike.map(|pair| ["--param", pair]).concat();
+    let (exit, laws) = check(&plugin("ike"), &[&ike[..], &["--teaches"]].concat());
+    assert_eq!((exit, broken(&laws)), (0, vec![]));
+    let found = ["memory-in-patches", "train-resumes", "target-moves"].map(|law| verdict(&laws, law));
+    assert_eq!(found, ["kept", "kept", "not applicable"]);
+    let ike = ["layer=5", "template=New fact: {fact}. {prompt}"].map(|pair| ["--param", pair]).concat();
+    let (exit, laws) = check(&plugin("ike"), &[&ike[..], &["--teaches", "--model", &atlas()]].concat());
+    assert_eq!((exit, broken(&laws), verdict(&laws, "target-moves").as_str()), (0, vec![], "kept"));
     // On a model of one's own, which names a text for statistics.
     let (exit, laws) = check(&plugin("minimal_plugin"), &["--model", &atlas(), "--param", "layer=1"]);
     assert_eq!((exit, broken(&laws)), (0, vec![]));

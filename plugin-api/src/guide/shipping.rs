@@ -9,6 +9,7 @@
 //! | parameters | is refused bad ones with a coded error, and layers that the model lacks |
 //! | `edit` | touches nothing; gives the same changes for the same seed, and none for no requests; changes parts that the model has; stops when it is cancelled |
 //! | a commit | is undone by a rollback to the bit, whichever patch it is; makes the target more probable, where the method promises that |
+//! | what it remembers | lies in patches: what edits leave folds over the active ones, and one that was rolled back plays no part in later edits |
 //! | what is announced | is all that is called, and all that edits ask for |
 //! | `route` | answers the same query the same way, from any thread, and leaves requests alone where no patch is active |
 //! | `intercept` | leaves rows that see no patch, and the padding, as they were, to the bit |
@@ -26,8 +27,10 @@
 //! The plugin is loaded in a process of its own. A crash, an abort or a hang of it is a finding like any other, with the
 //! signal's name, and the next law is tried in a new process. The model is one that comes with engraft: tiny, with random
 //! weights, so that `edit` takes milliseconds; `--model DIR` names another. `--teaches` holds the method to its promise
-//! that what it was asked for becomes more probable. The exit code is 0 where every law is kept or says nothing, else 5;
-//! `--json` prints each law with what was expected and found, for a CI to keep.
+//! that what it was asked for becomes more probable; one that acts by routes alone is held to it on a model that you name,
+//! since random weights take up no prompt. The exit code is 0 where every law is kept or says nothing, else 5;
+//! `--json` prints each law with what was expected and found, for a CI to keep. A method that learns is tried with what it
+//! learns from a few records that come with the laws.
 //!
 //! What needs no model is tested in the crate: [`ForeignModule::of`](crate::abi::ForeignModule::of) calls a plugin through
 //! the whole border without a library, and a [`StillModel`](crate::testing::StillModel) has facts and weights and runs

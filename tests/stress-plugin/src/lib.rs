@@ -3,17 +3,18 @@
 mod calls;
 
 use std::io::Write as _;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::sleep;
 use std::time::Duration;
 
 use engraft_plugin_api::{
-    Artefact, BlockSite, Calls, Capabilities, Change, Delta, Descriptor, EditMethod, EditRequest, Family,
-    InterceptCall, MethodError, ModelAccess, ParamKind, ParamSpec, ParamValue, Params, Plugin, Role, Route, RouteQuery,
-    Site, Tensor, TrainData, WeightRef, export_method,
+    Artefact, BlockSite, Calls, Capabilities, Change, Delta, Descriptor, EditMethod, EditRequest, Family, Fold,
+    Increment, InterceptCall, MethodError, ModelAccess, ParamKind, ParamSpec, ParamValue, Params, Plugin, Role, Route,
+    RouteQuery, Site, Tensor, TrainData, WeightRef, export_method,
 };
 
 /// What can go wrong inside a method that was built as it should be.
-const FAULTS: [&str; 36] = [
+const FAULTS: [&str; 38] = [
     "none",
     "panic-create",
     "panic-edit",
@@ -29,6 +30,8 @@ const FAULTS: [&str; 36] = [
     "deaf-edit",
     "hang-cancelled",
     "unsteady-edit",
+    "remembering-edit",
+    "unfit-edit",
     "crash-edit",
     "abort-edit",
     "exit-edit",
@@ -59,6 +62,8 @@ struct Stress {
     fault: String,
     milliseconds: u64,
     extends: bool,
+    /// How many edits it was asked for, which only `remembering-edit` looks at.
+    edits: AtomicU64,
 }
 
 impl EditMethod for Stress {
@@ -106,7 +111,16 @@ impl EditMethod for Stress {
         }
         if self.extends {
             let sites = vec![Site::Block(0, BlockSite::ResidPost)];
-            let state = requests[0].subject.clone().unwrap_or_default().into_bytes();
+            let mut state = requests[0].subject.clone().unwrap_or_default().into_bytes();
+            if self.fault == "remembering-edit" {
+                state.push(self.edits.fetch_add(1, Ordering::SeqCst) as u8);
+            }
+            if self.fault == "unfit-edit" {
+                // Each part is longer than the one before.
+                let value = Tensor::zeros([1 + access.statistic("edits")?.map_or(0, |fold| fold.len())]);
+                let part = Increment { name: "edits".into(), fold: Fold::Sum, value };
+                return Ok(vec![Change::State(state), Change::Statistic(part)]);
+            }
             return Ok(vec![Change::State(state), Change::Route, Change::Intercept { sites, whole_rows: false }]);
         }
         let tensor = access.weight(WEIGHT)?;
@@ -187,7 +201,7 @@ impl Plugin for Stress {
             _ => {}
         }
         let milliseconds = params.index("milliseconds")? as u64;
-        Ok(Box::new(Stress { fault, milliseconds, extends: params.flag("extends")? }))
+        Ok(Box::new(Stress { fault, milliseconds, extends: params.flag("extends")?, edits: AtomicU64::new(0) }))
     }
 
     fn calls() -> Calls {

@@ -40,7 +40,8 @@ pub(super) struct Check {
     /// The model to try it on: a folder with a tokenizer [default: the one that comes with engraft].
     #[arg(long, value_name = "DIR")]
     model: Option<PathBuf>,
-    /// The method promises that what it was asked for becomes more probable: hold it to that too.
+    /// The method promises that what it was asked for becomes more probable: hold it to that too. What acts through
+    /// prompts alone needs a model that reads for that: name one with --model.
     #[arg(long)]
     teaches: bool,
     /// How many seconds a law may take.
@@ -145,6 +146,7 @@ impl Check {
             model: self.model.as_deref().unwrap_or(tiny.folder()),
             corpus: &corpus,
             teaches: self.teaches,
+            untaught: self.model.is_none(),
             mark: &mark,
         };
         let model = self.model.as_deref().map_or_else(|| "the model that comes with engraft".to_owned(), shown);

@@ -34,6 +34,9 @@ pub(super) struct Try {
     corpus: PathBuf,
     #[arg(long)]
     teaches: bool,
+    /// The model has random weights.
+    #[arg(long)]
+    untaught: bool,
     /// What events begin with.
     #[arg(long)]
     mark: String,
@@ -76,6 +79,7 @@ impl Try {
 
         let mut trial = Trial::new(&model, library, given, laws::requests())?;
         trial.teaches = self.teaches;
+        trial.untaught = self.untaught;
         trial.corpus = model.corpus().is_none().then(|| self.corpus.clone());
         for law in laws::ALL.iter().skip(self.from) {
             send(Event::Begins(law.id.into()))?;
@@ -120,6 +124,7 @@ pub(super) struct Arguments<'a> {
     pub(super) model: &'a Path,
     pub(super) corpus: &'a Path,
     pub(super) teaches: bool,
+    pub(super) untaught: bool,
     pub(super) mark: &'a str,
 }
 
@@ -132,6 +137,7 @@ impl Arguments<'_> {
         command.args(self.params.iter().map(|pair| format!("--param={pair}")));
         command.args(self.preset.iter().flat_map(|preset| ["--preset".as_ref(), preset.as_os_str()]));
         command.args(self.teaches.then_some("--teaches"));
+        command.args(self.untaught.then_some("--untaught"));
         command
     }
 }
