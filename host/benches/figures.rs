@@ -16,8 +16,8 @@ use engraft::anatomy::Anatomy;
 use engraft::base::Cancel;
 use engraft::data::{self, DataKind};
 use engraft::graph::{Attr, DType, Dim, Graph, Patch, Shapes};
-use engraft::model::{Active, Interceptor, Model, OpenOptions, Proposal};
-use engraft::plugins::{Access, Interception, Method, Registry, SearchPath};
+use engraft::model::{Active, Attached, Model, OpenOptions, Proposal};
+use engraft::plugins::{Access, Attachment, Method, Registry, SearchPath};
 use engraft::runtime::{Program, ProgramOptions, Runtime, RuntimeSettings, Value, memory, silent};
 use engraft_plugin_api::{
     Activation, BlockSite, Change, Delta, EditRequest, Fold, GenerateRequest, GradientRequest, Increment,
@@ -285,14 +285,14 @@ fn forward(runtime: &Runtime, large: &Path) -> Outcome<()> {
 /// Adds to every number of what it is shown, or looks on.
 struct Adding(f32);
 
-impl Interceptor for Adding {
+impl Attached for Adding {
     fn intercept(&self, call: &InterceptCall<'_>) -> engraft::base::Result<Option<Tensor>> {
         Ok((self.0 != 0.0).then(|| Tensor::from_array(&call.activation.mapv(|v| v + self.0))))
     }
 }
 
 /// A model in whose middle block a method is called.
-fn intercepted(runtime: &Runtime, folder: &Path, method: Arc<dyn Interceptor>) -> Outcome<Model> {
+fn intercepted(runtime: &Runtime, folder: &Path, method: Arc<dyn Attached>) -> Outcome<Model> {
     let model = Model::open(folder, runtime, &OpenOptions::default())?;
     let params = Params::default();
     model.attach("bench", &params, method);
@@ -336,11 +336,11 @@ fn call(runtime: &Runtime) -> Outcome<()> {
     let folder = atlas().join("model");
     let model = Model::open(&folder, runtime, &OpenOptions::default())?;
     let library = || -> Outcome<Arc<Method>> { Ok(Arc::new(plugin("stress", "")?)) };
-    let ways: [(&str, Arc<dyn Interceptor>); 4] = [
+    let ways: [(&str, Arc<dyn Attached>); 4] = [
         ("that looks on", Arc::new(Adding(0.0))),
         ("that adds", Arc::new(Adding(1e-3))),
-        ("of a plugin that adds", Arc::new(Interception::new(library()?).patience(None))),
-        ("of a plugin that adds, watched", Arc::new(Interception::new(library()?))),
+        ("of a plugin that adds", Arc::new(Attachment::new(library()?).patience(None))),
+        ("of a plugin that adds, watched", Arc::new(Attachment::new(library()?))),
     ];
     let rows = rows(1, 16, model.anatomy().vocab);
     let request = RunRequest { rows, logits: vec![Place { row: 0, pos: 15 }], ..RunRequest::default() };

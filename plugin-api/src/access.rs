@@ -109,7 +109,8 @@ pub struct RunRequest {
     pub adds: Vec<Poke>,
     /// Where to read logits.
     pub logits: Vec<Place>,
-    /// Changes evaluated as if they were committed.
+    /// Changes evaluated as if they were committed. Those that have a method called, interceptions and routes, are
+    /// refused: a trial change does not say whose it is.
     pub under: Vec<Change>,
 }
 
@@ -202,7 +203,8 @@ pub struct GradientRequest {
     pub overwrites: Vec<Poke>,
     /// Vectors added to activations.
     pub adds: Vec<Poke>,
-    /// Changes evaluated as if they were committed.
+    /// Changes evaluated as if they were committed. Those that have a method called, interceptions and routes, are
+    /// refused: a trial change does not say whose it is.
     pub under: Vec<Change>,
     /// The loss.
     pub terms: Vec<Term>,
@@ -266,7 +268,8 @@ pub struct GenerateRequest {
     /// Texts that end a row, wherever they stand in what the new tokens say; the token that completes one is the last
     /// that is returned. They need the model's tokenizer.
     pub stop_texts: Vec<String>,
-    /// Changes evaluated as if they were committed.
+    /// Changes evaluated as if they were committed. Those that have a method called, interceptions and routes, are
+    /// refused: a trial change does not say whose it is.
     pub under: Vec<Change>,
 }
 

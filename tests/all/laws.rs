@@ -5,7 +5,7 @@ use std::sync::Arc;
 use engraft::base::Cancel;
 use engraft::laws::{self, Trial};
 use engraft::model::Proposal;
-use engraft::plugins::{Access, Interception, Library};
+use engraft::plugins::{Access, Attachment, Library};
 use engraft_plugin_api::{Place, RunRequest};
 use engraft_tests::{atlas, library, library_at, method, open, relative, requests, root};
 
@@ -82,7 +82,7 @@ fn the_splicing_and_the_intercepting_example_make_the_same_of_a_model() {
     let model = open(&atlas().join("model"));
     let logits = |name: &str, layer: usize| {
         let method = Arc::new(method(&library(name), &format!("layer = {layer}")));
-        Interception::attach(&method, &model);
+        Attachment::attach(&method, &model);
         let mut ids = Vec::new();
         for request in requests(2) {
             let requests = vec![request];

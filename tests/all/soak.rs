@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use engraft::base::Cancel;
 use engraft::laws::{self, Tiny};
 use engraft::model::{Model, Proposal};
-use engraft::plugins::{Access, Interception, Method};
+use engraft::plugins::{Access, Attachment, Method};
 use engraft::runtime::memory;
 use engraft_plugin_api::{
     Activation, Change, Delta, EditRequest, GenerateRequest, Params, Place, Role, RunRequest, Slots, Tensor, WeightRef,
@@ -33,7 +33,7 @@ impl Methods {
     fn attach(model: &Model) -> Self {
         let load = |(name, params): (&str, &str)| {
             let method = Arc::new(method(&library(&format!("engraft_{name}_plugin")), params));
-            Interception::attach(&method, model);
+            Attachment::attach(&method, model);
             method
         };
         Self([("minimal", "layer = 0"), ("splice", "layer = 1"), ("intercept", "layer = 1")].map(load).into())

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use engraft::base::{Cancel, Error};
 use engraft::laws::{self, Trial, logit_bits};
-use engraft::model::{Continuation, Interceptor, Model};
-use engraft::plugins::{Access, Interception, Library, Method};
+use engraft::model::{Attached, Continuation, Model};
+use engraft::plugins::{Access, Attachment, Library, Method};
 use engraft_plugin_api::{
     ActivePatch, BlockSite, InterceptCall, InterceptRow, Place, Poke, RouteQuery, RunRequest, Site, Tensor, TrainData,
     TrainRecord, ndarray,
@@ -168,7 +168,7 @@ fn a_plugin_that_fails_in_the_middle_of_a_pass_fails_that_request_alone() {
     let proposal = || good.proposal(vec![a_request()], changes.clone());
     let base = logits().unwrap();
     assert_eq!(model.commit(proposal()).unwrap_err().code().id, "intercept-method");
-    Interception::attach(&good, &model);
+    Attachment::attach(&good, &model);
     let id = model.commit(proposal()).unwrap();
     let seen = logits().unwrap();
 
@@ -193,7 +193,7 @@ fn a_plugin_that_fails_in_the_middle_of_a_pass_fails_that_request_alone() {
     ];
     for (fault, code) in faults {
         let patience = Some(Duration::from_millis(if code == "plugin-hangs" { 50 } else { 60_000 }));
-        let faulty: Arc<dyn Interceptor> = Arc::new(Interception::new(with(fault)).patience(patience));
+        let faulty: Arc<dyn Attached> = Arc::new(Attachment::new(with(fault)).patience(patience));
         model.attach("stress", good.params(), faulty);
         let error = logits().expect_err(fault);
         assert_eq!(error.code().id, code, "{fault}: {error:?}");
@@ -203,7 +203,7 @@ fn a_plugin_that_fails_in_the_middle_of_a_pass_fails_that_request_alone() {
             let again = if code == "plugin-hangs" { code } else { "plugin-poisoned" };
             assert_eq!(logits().expect_err(fault).code().id, again);
         }
-        let direct: Arc<dyn Interceptor> = Arc::new(Interception::new(good.clone()).patience(None));
+        let direct: Arc<dyn Attached> = Arc::new(Attachment::new(good.clone()).patience(None));
         model.attach("stress", good.params(), direct);
         assert_eq!(logits().unwrap(), seen, "{fault}");
     }
@@ -223,12 +223,12 @@ fn a_plugin_that_fails_in_the_middle_of_a_pass_fails_that_request_alone() {
         ("block-route", "plugin-hangs"),
     ] {
         let patience = Some(Duration::from_millis(if code == "plugin-hangs" { 50 } else { 60_000 }));
-        model.attach("stress", good.params(), Arc::new(Interception::new(with(fault)).patience(patience)));
+        model.attach("stress", good.params(), Arc::new(Attachment::new(with(fault)).patience(patience)));
         let error = scored(&named).expect_err(fault);
         assert_eq!(error.code().id, code, "{fault}: {error:?}");
         assert!(error.message().contains("stress"), "{error}");
         for patience in [None, Some(Duration::from_secs(60))] {
-            model.attach("stress", good.params(), Arc::new(Interception::new(good.clone()).patience(patience)));
+            model.attach("stress", good.params(), Arc::new(Attachment::new(good.clone()).patience(patience)));
             assert_eq!(scored(&named).unwrap(), shown, "{fault}");
         }
     }

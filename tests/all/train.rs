@@ -12,7 +12,7 @@ use engraft::experiment::{
     self, Control, Event, ModelWorkbench, Plan, Settings, Source, TrainControl, TrainEvent, TrainOutcome, TrainPlan,
 };
 use engraft::model::Model;
-use engraft::plugins::{Access, ArtefactFile, Interception, SearchPath};
+use engraft::plugins::{Access, ArtefactFile, Attachment, SearchPath};
 use engraft::report::MetricLine;
 use engraft::runtime::silent;
 use engraft_plugin_api::{Artefact, Change};
@@ -292,10 +292,10 @@ fn a_patch_is_served_by_the_method_with_the_artefact_that_made_it() {
     let mut changes = one.edit(&Access::new(&model, Cancel::new(), 0), &requests).unwrap();
     changes.retain(|change| *change != Change::Route);
     let commit = |model: &Model| model.commit(one.proposal(requests.clone(), changes.clone()));
-    Interception::attach(&other, &model);
-    Interception::attach(&Arc::new(stress.create(params()).unwrap()), &model);
+    Attachment::attach(&other, &model);
+    Attachment::attach(&Arc::new(stress.create(params()).unwrap()), &model);
     assert_eq!(code(commit(&model)), "intercept-method");
-    Interception::attach(&one, &model);
+    Attachment::attach(&one, &model);
     let id = commit(&model).unwrap();
     let patch = model.patches()[0].1.clone();
     assert_eq!(patch.artefact, Some(file(1).hash()));

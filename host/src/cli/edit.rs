@@ -12,7 +12,7 @@ use super::out::Progress;
 use super::{ModelArgs, PluginPath, cancel_on_interrupt, out, shown, usage};
 use crate::base::{Cancel, Result, atomic};
 use crate::model::{Continuation, Model, Question};
-use crate::plugins::{Access, ArtefactFile, Deadlines, Interception, Listener, Method, params, watched};
+use crate::plugins::{Access, ArtefactFile, Attachment, Deadlines, Listener, Method, params, watched};
 use crate::weights::Rounding;
 
 /// Make one edit and show what the model says before and after. The model's files are not touched; `--save` keeps
@@ -137,7 +137,7 @@ impl EditOne {
             file.check_base(&model.hash()?.to_string())?;
         }
         let before = self.listen(&model, &prompt, &cancel)?;
-        Interception::attach(&method, &model);
+        Attachment::attach(&method, &model);
         let voice = Arc::new(Voice { progress: Progress::new(), said: Mutex::default() });
         let began = Instant::now();
         let changes = self.ask(method.clone(), &request, &model, &cancel, &voice);

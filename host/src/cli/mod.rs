@@ -26,7 +26,7 @@ use engraft_plugin_api::Change;
 
 use crate::base::{Cancel, Error, Result};
 use crate::model::{Model, OpenOptions};
-use crate::plugins::{ArtefactFile, Interception, Registry, SearchPath, codes as plugin_codes, params};
+use crate::plugins::{ArtefactFile, Attachment, Registry, SearchPath, codes as plugin_codes, params};
 use crate::runtime::{self, Device, Runtime, RuntimeSettings};
 use crate::weights::Patch;
 
@@ -151,7 +151,7 @@ impl Makers {
             let library = self.path.registry().load(&patch.method, Path::new("."), None)?;
             let learnt = self.learnt(patch)?;
             let method = library.create_with(library.configure(&params::to_toml(&patch.params))?, learnt.as_ref())?;
-            Interception::attach(&Arc::new(method), model);
+            Attachment::attach(&Arc::new(method), model);
         }
         Ok(())
     }

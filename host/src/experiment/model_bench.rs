@@ -12,7 +12,7 @@ use super::workbench::{Described, Edit, Opened, Workbench};
 use crate::base::{Cancel, Error, Result, random};
 use crate::metrics::{Query, Scored, Scorer};
 use crate::model::{Continuation, Model, OpenOptions, Question};
-use crate::plugins::{Access, ArtefactFile, Interception, Library, Listener, Method, Registry, SearchPath};
+use crate::plugins::{Access, ArtefactFile, Attachment, Library, Listener, Method, Registry, SearchPath};
 use crate::runtime::{Device, Notify, Runtime, RuntimeSettings, memory};
 use crate::weights::PatchId;
 
@@ -121,7 +121,7 @@ impl Workbench for ModelWorkbench {
         })?;
         let method = Arc::new(library.create_with(params.clone(), artefact.as_deref())?);
         if let Some(open) = &self.open {
-            Interception::attach(&method, &open.model);
+            Attachment::attach(&method, &open.model);
         }
         self.method = Some(method);
         Ok(())

@@ -10,7 +10,7 @@ use super::tiny;
 use super::watch::{Told, Watched};
 use crate::base::{Cancel, Error, Result};
 use crate::model::{Continuation, Limits, Model};
-use crate::plugins::{Access, Deaf, Interception, Library, Listener, Method};
+use crate::plugins::{Access, Attachment, Deaf, Library, Listener, Method};
 use crate::weights::PatchId;
 use crate::weights::codes::CHANGE_UNSUPPORTED;
 
@@ -160,7 +160,7 @@ impl<'a> Trial<'a> {
     /// Makes changes part of the model.
     pub(super) fn commit(&self, request: &EditRequest, changes: &[Change]) -> std::result::Result<PatchId, String> {
         let method = Arc::new(self.method()?);
-        Interception::attach(&method, self.model);
+        Attachment::attach(&method, self.model);
         let proposal = method.proposal(vec![request.clone()], changes.to_vec());
         self.model.commit(proposal).map_err(|e| format!("the commit is refused: {e:?}"))
     }

@@ -63,8 +63,9 @@ codes! {
     Plugin ROUTE_VOCAB "route-vocab" "The network that a method lets answer does not give finite logits \
         `[rows, columns, vocab]` of the vocabulary of the model that is edited, as its first output. A network with a \
         tokenizer of its own cannot answer for the model. Train or export it with the model's tokenizer.";
-    Plugin ROUTE_TRIAL "route-trial" "A request that is routed was made under a trial change that routes. A trial \
-        change does not say which method is to be asked for it, so routes act only in patches that are committed.";
+    Plugin ROUTE_TRIAL "route-trial" "A pass was asked for under a trial change that routes. A trial change does not say \
+        which method is to be asked for it, so routes act only in patches that are committed. This is a defect of the \
+        plugin: it is to leave the route, and what intercepts, out of the changes that it tries.";
     Plugin MODULE_UNKNOWN "module-unknown" "A method named a network of its own that it has not opened on this model. \
         This is a defect of the plugin: a network is opened before it is used, for each model anew.";
     Plugin MODULE_WEIGHT "module-weight" "A method named a weight that its network does not have, gave it values of \

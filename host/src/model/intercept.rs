@@ -1,82 +1,26 @@
 //! Interception: methods that are called at sites in the middle of a pass, for the patches that ask for it.
 //!
-//! An embedder hands the methods in with [`Model::attach`]; a patch that needs one which is not there is refused, and
-//! one that the journal brought in makes requests that see it fail until its method is attached. What is called in a
-//! pass is found out when the pass begins: rolling a patch back takes the call out of the programs that later requests
-//! run.
+//! The methods are those that were attached ([`Model::attach`]). What is called in a pass is found out when the pass
+//! begins: rolling a patch back takes the call out of the programs that later requests run.
 
 use std::any::Any;
 use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, RwLock};
+use std::sync::Arc;
 
-use engraft_plugin_api::{ActivePatch, Change, InterceptCall, InterceptRow, Params, Route, RouteQuery, Site, Tensor};
+use engraft_plugin_api::{ActivePatch, Change, InterceptCall, InterceptRow, Site, Tensor};
 use ndarray::{ArrayView2, ArrayViewD, Axis};
 
+use super::attached::Attached;
 use super::codes;
 use super::edit::statistic::state_of;
 use super::open::Model;
-use super::route::Routing;
 use super::run::visible::Visible;
 use crate::base::{Error, Hash, Hasher, Result};
 use crate::hooks::{codes as hook_codes, pokable};
 use crate::runtime::codes as runtime_codes;
 use crate::runtime::operator::Called;
 use crate::weights::{Patch, PatchId, codes as weight_codes};
-
-/// A method that requests call: it decides what becomes of them, or sees and replaces activations on their way through
-/// the model. Requests may call it at once.
-pub trait Interceptor: Send + Sync {
-    /// What an activation becomes, in its shape; none to leave it as it is.
-    ///
-    /// # Errors
-    /// Whatever went wrong; the request fails with it, and the model serves on.
-    fn intercept(&self, call: &InterceptCall<'_>) -> Result<Option<Tensor>> {
-        let _ = call;
-        Ok(None)
-    }
-
-    /// What becomes of a request, asked before its first pass. It is to depend on the query and the base model alone.
-    ///
-    /// # Errors
-    /// Whatever went wrong; the request fails with it, and the model serves on.
-    fn route(&self, routing: &Routing<'_>, query: &RouteQuery<'_>) -> Result<Route> {
-        let _ = (routing, query);
-        Ok(Route::Base)
-    }
-
-    /// The hash of what the method learnt before: it serves the patches that were made with the same.
-    fn artefact(&self) -> Option<Hash> {
-        None
-    }
-}
-
-/// The methods that were attached to a model.
-#[derive(Default)]
-pub(super) struct Attached(RwLock<Vec<Method>>);
-
-/// A method that was attached, by its name and its parameters.
-type Method = (String, Params, Arc<dyn Interceptor>);
-
-impl Attached {
-    /// The method that made a patch: of the same name, with the same parameters and artefact.
-    pub(super) fn find(&self, patch: &Patch) -> Option<Arc<dyn Interceptor>> {
-        let Patch { method, params, artefact, .. } = patch;
-        let all = self.0.read().unwrap_or_else(|e| e.into_inner());
-        let found = all.iter().find(|(m, p, i)| m == method && p == params && i.artefact() == *artefact);
-        found.map(|(_, _, interceptor)| interceptor.clone())
-    }
-
-    /// The method that intercepts for a patch.
-    fn interceptor(&self, patch: &Patch) -> Result<Arc<dyn Interceptor>> {
-        self.find(patch).ok_or_else(|| {
-            let method = &patch.method;
-            let with = if patch.artefact.is_some() { "parameters and artefact" } else { "parameters" };
-            let text = format!("a patch of `{method}` intercepts, and `{method}` with its {with} is not attached");
-            Error::new(&codes::INTERCEPT_METHOD, text).help("load the method's plugin and attach it to the model")
-        })
-    }
-}
 
 /// The interceptions of the active patches, by method in the order of their first commits.
 #[derive(Default)]
@@ -172,15 +116,6 @@ impl Intercepts {
 }
 
 impl Model {
-    /// Hands in the method that intercepts and routes for patches which were made by a method of this name with these
-    /// parameters and this artefact. It takes the place of an earlier one; requests in flight keep theirs.
-    pub fn attach(&self, method: &str, params: &Params, interceptor: Arc<dyn Interceptor>) {
-        let artefact = interceptor.artefact();
-        let mut all = self.attached.0.write().unwrap_or_else(|e| e.into_inner());
-        all.retain(|(m, p, i)| m != method || p != params || i.artefact() != artefact);
-        all.push((method.to_owned(), params.clone(), interceptor));
-    }
-
     /// That the method which intercepts for a patch is attached.
     pub(super) fn check_attached(&self, patch: &Patch) -> Result<()> {
         if intercepts(&patch.changes) { self.attached.interceptor(patch).map(drop) } else { Ok(()) }
@@ -237,7 +172,7 @@ pub(super) fn ends(rows: &[Vec<u32>], said: &[usize]) -> Result<Vec<usize>> {
 struct Pass {
     intercepts: Arc<Intercepts>,
     /// Of each method; none where no row sees one of its patches.
-    found: Vec<Option<Arc<dyn Interceptor>>>,
+    found: Vec<Option<Arc<dyn Attached>>>,
     ends: Vec<usize>,
     visible: Visible,
 }
@@ -251,8 +186,8 @@ impl Called for Pass {
     ) -> Result<Option<Tensor>> {
         let site: Site = place.parse()?;
         let mut now: Option<Tensor> = None;
-        for (of, interceptor) in self.intercepts.methods.iter().zip(&self.found) {
-            let Some(interceptor) = interceptor else { continue };
+        for (of, attached) in self.intercepts.methods.iter().zip(&self.found) {
+            let Some(attached) = attached else { continue };
             let own: Vec<&Own> = of.patches.iter().filter(|own| own.sites.contains(&site)).collect();
             let row = |(row, &prompt_end): (usize, &usize)| {
                 let seen = own.iter().enumerate().filter(|(_, own)| self.visible.sees(row, own.source));
@@ -269,7 +204,7 @@ impl Called for Pass {
                     None => activation.view(),
                 };
                 let call = InterceptCall { site, activation, positions, rows, patches };
-                asked_of(&of.method, &**interceptor, &call)?
+                asked_of(&of.method, &**attached, &call)?
             };
             now = new.or(now);
         }
@@ -278,9 +213,9 @@ impl Called for Pass {
 }
 
 /// The checked answer of a method.
-fn asked_of(method: &str, interceptor: &dyn Interceptor, call: &InterceptCall<'_>) -> Result<Option<Tensor>> {
+fn asked_of(method: &str, attached: &dyn Attached, call: &InterceptCall<'_>) -> Result<Option<Tensor>> {
     // What a panic left half changed belongs to the method, which may refuse to be called again.
-    let answer = catch_unwind(AssertUnwindSafe(|| interceptor.intercept(call)));
+    let answer = catch_unwind(AssertUnwindSafe(|| attached.intercept(call)));
     let answer = answer.unwrap_or_else(|payload| {
         let text = format!("`{method}` panicked at `{}`: {}", call.site, words(&*payload));
         Err(Error::new(&runtime_codes::CALLED_PANICKED, text))

@@ -7,10 +7,11 @@
 //! request in flight keeps the sum it began with.
 //!
 //! One file or folder a verb: `open`, `run` (one pass, and which patches each row of it sees), `gradient`, `generate`,
-//! `score`, `edit` (validate, commit, roll back, export, fold), `moments`. `intercept` has methods called in the middle of
-//! a pass, `route` before it, `module` runs networks of methods; `compile` keeps the programs, `footprint` estimates
-//! memory.
+//! `score`, `edit` (validate, commit, roll back, export, fold), `moments`. `attached` holds the methods that are
+//! called, `intercept` calls them in the middle of a pass, `route` before it, `module` runs networks of methods; `compile`
+//! keeps the programs, `footprint` estimates memory.
 
+mod attached;
 pub mod codes;
 mod compile;
 mod edit;
@@ -28,9 +29,9 @@ mod score;
 #[cfg(test)]
 mod tests;
 
+pub use attached::Attached;
 pub use edit::{Limits, Proposal};
 pub use generate::{Answer, Answers, End, Question};
-pub use intercept::Interceptor;
 pub use open::{Model, OpenOptions};
 pub use route::Routing;
 pub use run::visible::{Active, View};

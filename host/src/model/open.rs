@@ -5,10 +5,11 @@ use std::sync::{Arc, Mutex, OnceLock, RwLock};
 
 use engraft_plugin_api::{ModelFacts, Tensor, WeightRef};
 
+use super::attached::Attachments;
 use super::codes;
 use super::compile::{Programs, Shelf};
 use super::footprint::Footprint;
-use super::intercept::{Attached, Intercepts};
+use super::intercept::Intercepts;
 use super::module::Modules;
 use super::route::Routes;
 use super::run::feed;
@@ -58,7 +59,7 @@ pub struct Model {
     pub(super) footprint: Footprint,
     pub(super) programs: Programs,
     pub(super) journal: Mutex<Journal>,
-    pub(super) attached: Attached,
+    pub(super) attached: Attachments,
     pub(super) modules: Modules,
     /// The splices that were read and checked.
     pub(super) grafts: Shelf<Hash, Graft>,
@@ -154,7 +155,7 @@ impl Model {
             programs,
             state: RwLock::new(Arc::new(State::base())),
             journal: Mutex::new(journal),
-            attached: Attached::default(),
+            attached: Attachments::default(),
             modules: Modules::default(),
             grafts: Shelf::of(GRAFTS),
         };

@@ -9,11 +9,11 @@
 
 mod access;
 mod artefact;
+mod attachment;
 pub mod codes;
 mod discover;
 mod elf;
 mod foreign;
-mod interception;
 mod load;
 mod named;
 pub mod params;
@@ -23,9 +23,9 @@ mod watchdog;
 
 pub use access::{Access, Deaf, Listener};
 pub use artefact::ArtefactFile;
+pub use attachment::Attachment;
 pub use discover::SearchPath;
 pub use foreign::Method;
-pub use interception::Interception;
 pub use load::Library;
 pub use registry::Registry;
 pub use watchdog::{Deadlines, watched};

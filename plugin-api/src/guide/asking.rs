@@ -46,6 +46,8 @@
 //!
 //! **Trial changes** are what makes training short: `under` is a list of changes that this call alone evaluates as if
 //! they were committed. The loop is the method's: ask for the loss and its gradient, move the tensors, ask again.
+//! Interceptions and routes have a method called, and a trial change does not say which: they act in patches that are
+//! committed, and are refused here.
 //!
 //! ```
 //! use engraft_plugin_api::*;

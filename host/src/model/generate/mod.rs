@@ -18,7 +18,7 @@ use serde::Serialize;
 
 use super::codes;
 use super::open::Model;
-use super::route::{Way, check_trial, mixed};
+use super::route::{Way, mixed};
 use super::run::Seen;
 use super::run::visible::{View, Visible};
 use crate::base::{Cancel, Error, Result};
@@ -118,7 +118,6 @@ impl Model {
 
     fn continued(&self, request: &GenerateRequest, view: &View, cancel: Option<&Cancel>) -> Result<Vec<Row>> {
         self.check_rows(request)?;
-        check_trial(&request.under, view)?;
         let seen = self.seen(&request.under)?;
         let prompts: Vec<&[u32]> = request.rows.iter().map(Vec::as_slice).collect();
         let (visible, ways) = self.routed(&seen, view, &prompts, cancel)?;

@@ -249,11 +249,3 @@ fn unattached(patch: &Patch) -> Error {
 fn invalid(method: &str, why: &str) -> Error {
     Error::new(&codes::ROUTE_INVALID, format!("`{method}` answered what cannot be: {why}"))
 }
-
-/// Refuses trial changes that route, in requests that are routed.
-pub(super) fn check_trial(under: &[Change], view: &View) -> Result<()> {
-    match view.routed && routes(under) {
-        true => Err(Error::new(&codes::ROUTE_TRIAL, "a trial change routes requests: expected a committed patch")),
-        false => Ok(()),
-    }
-}

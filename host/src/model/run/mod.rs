@@ -19,6 +19,7 @@ use super::codes;
 use super::edit::splice::set_ends;
 use super::intercept::{Intercepts, ends, intercepts};
 use super::open::{Model, State};
+use super::route::routes;
 use crate::base::{Cancel, Error, Result};
 use crate::hooks::{Graft, Name, Rig, Values};
 use crate::runtime::Value;
@@ -206,6 +207,9 @@ impl Model {
         self.check_shapes(under)?;
         if intercepts(under) {
             return Err(Error::new(&codes::INTERCEPT_TRIAL, "a trial change intercepts: expected a committed patch"));
+        }
+        if routes(under) {
+            return Err(Error::new(&codes::ROUTE_TRIAL, "a trial change routes requests: expected a committed patch"));
         }
         let overlay = self.overlay(&state.patches, Some(under))?;
         let values = feed::overlay_values(&overlay, self.graph(), self.anatomy())?;

@@ -11,7 +11,7 @@ use engraft_plugin_api::{
 use super::difference;
 use crate::base::Result;
 use crate::graph::testing::rows as zoo_rows;
-use crate::model::{Continuation, Interceptor, Model, OpenOptions, Proposal, Routing};
+use crate::model::{Attached, Continuation, Model, OpenOptions, Proposal, Routing};
 use crate::runtime;
 
 fn folder(name: &str) -> PathBuf {
@@ -25,7 +25,7 @@ fn open(folder: &Path) -> Model {
 /// Lets a network answer every request, on the tokens of its prompt.
 struct Lets(ModuleId, f32);
 
-impl Interceptor for Lets {
+impl Attached for Lets {
     fn route(&self, _: &Routing<'_>, query: &RouteQuery<'_>) -> Result<Route> {
         Ok(Route::Delegate { module: self.0.clone(), tokens: query.tokens.clone(), mix: self.1 })
     }

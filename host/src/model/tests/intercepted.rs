@@ -11,7 +11,7 @@ use engraft_plugin_api::{
 use super::difference;
 use crate::base::{Error, Result};
 use crate::graph::testing::{rows, zoo};
-use crate::model::{Interceptor, Model, OpenOptions, Proposal, View, codes};
+use crate::model::{Attached, Model, OpenOptions, Proposal, View, codes};
 use crate::runtime;
 
 /// Exports whose edges have the axes of their sites, and ones whose edges have others.
@@ -51,7 +51,7 @@ fn logits(model: &Model, rows: &[Vec<u32>]) -> Result<Vec<f32>> {
 /// A method made of a function.
 struct By<F>(F);
 
-impl<F: Fn(&InterceptCall<'_>) -> Result<Option<Tensor>> + Send + Sync> Interceptor for By<F> {
+impl<F: Fn(&InterceptCall<'_>) -> Result<Option<Tensor>> + Send + Sync> Attached for By<F> {
     fn intercept(&self, call: &InterceptCall<'_>) -> Result<Option<Tensor>> {
         (self.0)(call)
     }

@@ -3,15 +3,15 @@
 use std::sync::{Arc, Mutex};
 
 use engraft_plugin_api::{
-    Change, GenerateRequest, ModuleCall, ModuleGraph, ModuleId, ModuleSource, Params, Role, Route, RouteQuery,
-    RunRequest, WeightRef,
+    Change, GenerateRequest, GradientRequest, ModuleCall, ModuleGraph, ModuleId, ModuleSource, Params, Place, Role,
+    Route, RouteQuery, RunRequest, Term, WeightRef,
 };
 
 use super::{difference, last, low_rank};
 use crate::base::{Error, Hash, Result};
 use crate::graph::testing::rows as zoo_rows;
 use crate::graph::{Attr, DType, Dim, Graph, Initializer, Patch};
-use crate::model::{Active, Continuation, Interceptor, Model, OpenOptions, Proposal, Routing, View, codes};
+use crate::model::{Active, Attached, Continuation, Model, OpenOptions, Proposal, Routing, View, codes};
 use crate::runtime;
 use crate::weights::PatchId;
 
@@ -23,7 +23,7 @@ fn open(options: &OpenOptions) -> Model {
 /// A method made of a function.
 struct By<F>(F);
 
-impl<F: Fn(&Routing<'_>, &RouteQuery<'_>) -> Result<Route> + Send + Sync> Interceptor for By<F> {
+impl<F: Fn(&Routing<'_>, &RouteQuery<'_>) -> Result<Route> + Send + Sync> Attached for By<F> {
     fn route(&self, routing: &Routing<'_>, query: &RouteQuery<'_>) -> Result<Route> {
         (self.0)(routing, query)
     }
@@ -215,7 +215,7 @@ fn a_patch_is_asked_about_of_the_method_with_the_artefact_that_made_it() {
         prompt: Vec<u32>,
         asked: Mutex<Vec<Vec<String>>>,
     }
-    impl Interceptor for Learnt {
+    impl Attached for Learnt {
         fn route(&self, routing: &Routing<'_>, query: &RouteQuery<'_>) -> Result<Route> {
             let named: Vec<String> = query.patches.iter().map(|patch| patch.id.to_owned()).collect();
             self.asked.lock().unwrap().push(named);
@@ -293,8 +293,17 @@ fn a_method_sees_the_base_model_and_its_faults_end_its_request_alone() {
         under: vec![Change::Route],
         ..GenerateRequest::default()
     };
-    assert_eq!(model.generate(&trial).unwrap_err().code().id, "route-trial");
-    assert!(model.generate_seeing(&trial, &View::unrouted(), None).is_ok());
+    let refused = |error: Error| assert_eq!(error.code().id, "route-trial", "{error:?}");
+    refused(model.generate(&trial).unwrap_err());
+    refused(model.generate_seeing(&trial, &View::unrouted(), None).unwrap_err());
+    let (rows, under) = (vec![PROMPT.to_vec()], vec![Change::Route]);
+    let logits = vec![Place { row: 0, pos: 0 }];
+    let run = RunRequest { rows: rows.clone(), logits, under: under.clone(), ..RunRequest::default() };
+    refused(model.run(&run).unwrap_err());
+    refused(model.run_base(&run, None).unwrap_err());
+    let nll = Term::Nll { place: Place { row: 0, pos: 0 }, token: 1, weight: 1.0 };
+    let gradient = GradientRequest { rows, under, terms: vec![nll], ..GradientRequest::default() };
+    refused(model.gradient(&gradient).unwrap_err());
 
     let vocab = model.anatomy().vocab;
     let long = vec![1; model.anatomy().context.unwrap() + 1];

@@ -16,7 +16,7 @@ use super::{dense, difference, low_rank, proposal};
 use crate::base::Result;
 use crate::graph::testing::rows as zoo_rows;
 use crate::graph::{DType, Dim, Graph, Patch};
-use crate::model::{Active, Continuation, Interceptor, Model, OpenOptions, View};
+use crate::model::{Active, Attached, Continuation, Model, OpenOptions, View};
 use crate::runtime;
 use crate::weights::{PatchId, waves};
 
@@ -34,7 +34,7 @@ fn open(name: &str) -> Model {
 /// Adds 1/4 to every number of a row for each patch that the row sees, and to all others what they must not keep.
 struct Adding;
 
-impl Interceptor for Adding {
+impl Attached for Adding {
     fn intercept(&self, call: &InterceptCall<'_>) -> Result<Option<Tensor>> {
         let mut new = call.activation.to_owned();
         for (mut row, of) in new.outer_iter_mut().zip(&call.rows) {

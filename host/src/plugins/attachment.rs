@@ -1,4 +1,5 @@
-//! A method that a model calls: in the middle of its passes, and before the first pass of a request.
+//! A loaded method as what is attached to a model, which calls it in the middle of passes and before the first pass of a
+//! request.
 
 use std::collections::BTreeMap;
 use std::sync::mpsc::{RecvTimeoutError, channel};
@@ -13,14 +14,14 @@ use super::codes;
 use super::foreign::Method;
 use super::routing::{Event, OfRequest, Relay};
 use crate::base::{Error, Hash, Result};
-use crate::model::{Interceptor, Model, Routing};
+use crate::model::{Attached, Model, Routing};
 
 /// How long a call in the middle of a pass may take, where nobody says otherwise.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A method as what a model calls. A call that does not return in time fails its request: then the method is left
 /// behind on its thread, with a copy of what it was shown, and is not called again.
-pub struct Interception {
+pub struct Attachment {
     method: Arc<Method>,
     patience: Option<Duration>,
     hangs: Mutex<bool>,
@@ -28,7 +29,7 @@ pub struct Interception {
     states: Mutex<BTreeMap<String, Arc<[u8]>>>,
 }
 
-impl Interception {
+impl Attachment {
     /// A method whose calls may take a minute each, without the time that the model takes for what it asks.
     pub fn new(method: Arc<Method>) -> Self {
         Self { method, patience: Some(PATIENCE), hangs: Mutex::new(false), states: Mutex::default() }
@@ -102,7 +103,7 @@ fn start(call: &str, run: impl FnOnce() + Send + 'static) -> Result<()> {
     Ok(())
 }
 
-impl Interceptor for Interception {
+impl Attached for Attachment {
     fn artefact(&self) -> Option<Hash> {
         self.method.artefact()
     }
