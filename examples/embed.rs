@@ -20,7 +20,7 @@ fn main() -> Result<()> {
     let mut here = std::env::current_exe()?;
     here.pop();
     let search = SearchPath::of_process([here.join("..")]);
-    let rome = Registry::new(search).load("rome", &folder, None).context("build the plugins first")?;
+    let rome = Registry::new(search).load("rome", &folder, &[]).context("build the plugins first")?;
     let method = rome.create(rome.configure(&"layer = 0\nprefixes = 'fixed'".parse()?)?)?;
 
     let request = EditRequest {

@@ -113,7 +113,7 @@ fn plugin(name: &str, params: &str) -> Outcome<Method> {
     let mut folder = std::env::current_exe()?;
     folder.pop();
     let search = SearchPath::new([folder.clone(), folder.join("..")]);
-    let library = Registry::new(search).load(name, Path::new("."), None)?;
+    let library = Registry::new(search).load(name, Path::new("."), &[])?;
     Ok(library.create(library.configure(&params.parse()?)?)?)
 }
 

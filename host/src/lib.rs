@@ -48,12 +48,17 @@
 //!   (`blocks.3.mlp.post`) and of a weight (`blocks.3.mlp.W_out`, always `[in, out]`). `Copy`; they belong to no model.
 //! - [`Method`](plugins::Method): an editing method from a [`Library`](plugins::Library), with its parameters.
 //!   `Send + Sync`. `edit` may take long, touches nothing, and is stopped by a [`Cancel`](base::Cancel) if the method
-//!   listens. Libraries are trusted native code and are never unloaded.
+//!   listens. Libraries are trusted native code and are never unloaded; a [`Pin`](plugins::Pin) is compared with their
+//!   bytes before they are loaded. An [`Attachment`](plugins::Attachment) is a method that a model calls for its patches.
 //! - [`Proposal`](model::Proposal) and [`Patch`](weights::Patch): what a method wants changed, and what was committed.
 //!   Plain data. A patch is a file too, bound to its base model by hash, and the unit of rollback. Committing costs the
 //!   sum of the active patches and two passes over one row, which prove that it took effect.
-//! - [`Journal`](weights::Journal): what was committed and rolled back, in order. In memory it ends with the model; in
-//!   a folder ([`OpenOptions::journal`](model::OpenOptions)) the next opening takes up the patches that were active.
+//! - [`Journal`](weights::Journal): what was committed and rolled back, in order, and when. In memory it ends with the
+//!   model; in a folder ([`OpenOptions::journal`](model::OpenOptions)) the next opening takes up the patches that were
+//!   active, and is refused unless their sum has the hash that was recorded. One model holds a journal at a time;
+//!   [`History`](weights::History) reads it meanwhile, without a model. Opening costs the active patches, whatever was
+//!   rolled back before; an entry costs one flush to the disk. Its file only grows, by some 300 bytes an entry; the
+//!   files of patches that were rolled back are no longer read and may be removed.
 //! - Experiment: [`Settings`](experiment::Settings) as typed, a [`Plan`](experiment::Plan) with every plugin loaded and
 //!   every parameter checked before a model is opened, and [`run`](experiment::run), which blocks until the last case is
 //!   measured, writes a folder of results, tells an observer what happens, and can be interrupted and resumed.

@@ -11,7 +11,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use engraft::base::{Cancel, Error, Hash};
-use engraft::plugins::{Deadlines, Library, Method, Registry, SearchPath, params, watched};
+use engraft::plugins::{Deadlines, Library, Method, Pin, Registry, SearchPath, params, watched};
 use engraft_plugin_api::abi::API_VERSION;
 use engraft_plugin_api::testing::StillModel;
 use engraft_plugin_api::{Change, Delta, EditRequest, ModelFacts, Role, Target, Tensor, WeightRef};
@@ -44,7 +44,7 @@ fn faulty(name: &str) -> PathBuf {
 }
 
 fn load(path: &Path) -> Result<Arc<Library>, Error> {
-    Library::load(path, None).map(Arc::new)
+    Library::load(path, &[]).map(Arc::new)
 }
 
 /// The error of loading a file, whose message must name the file.
@@ -86,7 +86,7 @@ fn edit_error(method: &Method) -> Error {
 #[test]
 fn a_plugin_is_found_loaded_configured_and_called() {
     let mut registry = Registry::new(SearchPath::new([deps()]));
-    let library = registry.load(&minimal().to_string_lossy(), Path::new("/"), None).expect("loads");
+    let library = registry.load(&minimal().to_string_lossy(), Path::new("/"), &[]).expect("loads");
     assert_eq!(library.descriptor().name, "minimal-plugin");
     assert_eq!(library.api_version(), API_VERSION);
     assert_eq!(library.hash(), Hash::of(&fs::read(minimal()).expect("reads")));
@@ -134,15 +134,15 @@ fn every_preset_that_ships_fits_its_method() {
 #[test]
 fn libraries_are_kept_apart() {
     let mut registry = Registry::new(SearchPath::new([deps()]));
-    let first = registry.load(&minimal().to_string_lossy(), Path::new("/"), None).expect("loads");
+    let first = registry.load(&minimal().to_string_lossy(), Path::new("/"), &[]).expect("loads");
     let folder = tempfile::tempdir().expect("a folder");
     let copy = folder.path().join("copy.so");
     fs::copy(minimal(), &copy).expect("copies");
-    let again = registry.load("copy.so", folder.path(), None).expect("is the same");
+    let again = registry.load("copy.so", folder.path(), &[]).expect("is the same");
     assert!(Arc::ptr_eq(&first, &again));
 
     // The second library is not the first one again, as `RootModule::load_from_file` would have it.
-    let stress = registry.load("stress", Path::new("/"), None).expect("loads");
+    let stress = registry.load("stress", Path::new("/"), &[]).expect("loads");
     assert_eq!(stress.descriptor().name, "stress");
     assert_eq!(
         registry.loaded().map(|l| l.descriptor().name.as_str()).collect::<Vec<_>>(),
@@ -152,11 +152,11 @@ fn libraries_are_kept_apart() {
     let mut bytes = fs::read(minimal()).expect("reads");
     bytes.push(0);
     fs::write(folder.path().join("other.so"), bytes).expect("writes");
-    let error = registry.load("other.so", folder.path(), None).expect_err("is a second one");
+    let error = registry.load("other.so", folder.path(), &[]).expect_err("is a second one");
     assert_eq!(error.code().id, "plugin-duplicate");
     assert!(error.message().contains("other.so") && error.message().contains("`minimal-plugin`"), "{error}");
 
-    let error = registry.load("stres", Path::new("/"), None).expect_err("is misspelt");
+    let error = registry.load("stres", Path::new("/"), &[]).expect_err("is misspelt");
     assert_eq!((error.code().id, error.advice()), ("plugin-missing", Some("did you mean `stress`?")));
     let listed =
         Registry::new(SearchPath::new([deps(), faulty("wrong_layout").parent().expect("a folder").into()])).scan();
@@ -173,11 +173,20 @@ fn a_pin_is_compared_before_anything_else() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("evil.so");
     fs::write(&path, "evil").expect("writes");
-    let error = Library::load(&path, Some(&Hash::of(b"good"))).expect_err("is refused");
+    let error = Library::load(&path, &[Pin::of(b"good")]).expect_err("is refused");
     assert_eq!(error.code().id, "plugin-pin");
-    assert!(error.message().contains(&Hash::of(b"evil").to_string()), "{error}");
-    assert_eq!(Library::load(&path, Some(&Hash::of(b"evil"))).expect_err("no plugin").code().id, "plugin-file");
-    Library::load(&minimal(), Some(&Hash::of(&fs::read(minimal()).expect("reads")))).expect("loads");
+    for pin in [Pin::of(b"evil"), Pin::of(b"good")] {
+        assert!(error.message().contains(&pin.to_string()), "{error}");
+    }
+    assert_eq!(Library::load(&path, &[Pin::of(b"evil")]).expect_err("no plugin").code().id, "plugin-file");
+    let pin = Pin::of(&fs::read(minimal()).expect("reads"));
+    let library = Library::load(&minimal(), &[Pin::of(b"older"), pin]).expect("loads");
+    assert_eq!(library.pin(), pin);
+    // One that is loaded already is held to its pin too.
+    let (mut registry, path) = (Registry::default(), minimal().display().to_string());
+    registry.load(&path, Path::new("/"), &[]).expect("loads");
+    let error = registry.load(&path, Path::new("/"), &[Pin::of(b"good")]).expect_err("is refused");
+    assert_eq!(error.code().id, "plugin-pin");
 }
 
 #[test]

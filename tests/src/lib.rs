@@ -53,7 +53,7 @@ pub fn library(name: &str) -> Arc<Library> {
 /// A plugin by its path.
 pub fn library_at(path: &Path) -> Arc<Library> {
     assert!(path.is_file(), "{} is not built: run `cargo test --workspace`", path.display());
-    Arc::new(Library::load(path, None).expect("the plugin loads"))
+    Arc::new(Library::load(path, &[]).expect("the plugin loads"))
 }
 
 /// A method with parameters in TOML.

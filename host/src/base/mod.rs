@@ -1,8 +1,9 @@
 //! What every folder may import: errors with stable codes, hashes, files written whole and libraries found whole,
-//! cancellation and named random streams. Nothing here knows of models.
+//! the calendar, cancellation and named random streams. Nothing here knows of models.
 
 pub mod atomic;
 mod cancel;
+pub(crate) mod clock;
 pub mod codes;
 pub mod elf;
 mod error;

@@ -8,8 +8,8 @@ use serde::Serialize;
 
 use super::{Makers, ModelArgs, cancel_on_interrupt, out, usage};
 use crate::base::Result;
-use crate::model::{Active, End, Question, View};
-use crate::weights::PatchId;
+use crate::model::{Active, End, Model, Question, View};
+use crate::weights::{History, PatchId};
 
 /// Let the model continue prompts, with or without patches.
 #[derive(Args)]
@@ -29,7 +29,7 @@ pub(super) struct Ask {
     #[arg(long, value_name = "DIR")]
     journal: Option<PathBuf>,
     /// A patch that the answers are under: a patch file, or with --journal the identifier of a patch that is active
-    /// there; `none` is the unedited model. May be given several times, files are applied in order [default: all that
+    /// there, or the first digits of it; `none` is the unedited model. May be given several times, files are applied in order [default: all that
     /// are active].
     #[arg(long = "patch", value_name = "FILE|ID|none")]
     patches: Vec<PathBuf>,
@@ -112,10 +112,11 @@ impl Ask {
         if none && self.patches.len() > 1 {
             return Err(usage("--patch none stands alone: no patch is seen"));
         }
+        self.journal.as_deref().map_or(Ok(()), History::check_there)?;
         let model = self.model.open_at(self.journal.as_deref())?;
         let view = match (none, &self.journal) {
             (true, _) => View::only([]),
-            (false, Some(_)) if !self.patches.is_empty() => View::only(self.chosen()?),
+            (false, Some(_)) if !self.patches.is_empty() => View::only(self.chosen(&model)?),
             (false, Some(_)) => View::default(),
             (false, None) => {
                 self.makers.apply(&model, &self.patches)?;
@@ -125,8 +126,9 @@ impl Ask {
         // Of the patches of a journal, only those that are seen need their methods.
         if self.journal.is_some() {
             let sees = |id: &PatchId| !matches!(view.active.first(), Some(Active::Only(ids)) if !ids.contains(id));
-            let seen = model.patches().into_iter().filter(|(id, _)| sees(id));
-            seen.into_iter().try_for_each(|(_, patch)| self.makers.attach(&model, &patch))?;
+            let patches = model.patches();
+            let seen = patches.iter().filter(|(id, _)| sees(id)).map(|(_, patch)| &**patch);
+            self.makers.attach(&model, seen, &mut self.makers.path.registry())?;
         }
         let question = Question {
             prompts: self.prompts.clone(),
@@ -173,8 +175,8 @@ impl Ask {
     }
 
     /// The patches of the journal that were asked for.
-    fn chosen(&self) -> Result<Vec<PatchId>> {
-        self.patches.iter().map(|patch| patch.to_string_lossy().parse()).collect()
+    fn chosen(&self, model: &Model) -> Result<Vec<PatchId>> {
+        self.patches.iter().map(|patch| model.find_patch(&patch.to_string_lossy())).collect()
     }
 
     fn decoding(&self) -> Result<Decoding> {

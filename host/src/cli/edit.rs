@@ -9,14 +9,14 @@ use engraft_plugin_api::{Change, EditRequest, Level, Target};
 use serde::Serialize;
 
 use super::out::Progress;
-use super::{ModelArgs, PluginPath, cancel_on_interrupt, out, shown, usage};
-use crate::base::{Cancel, Result, atomic};
+use super::{Makers, ModelArgs, cancel_on_interrupt, out, shown, usage};
+use crate::base::{Cancel, Error, Result, atomic};
 use crate::model::{Continuation, Model, Question};
-use crate::plugins::{Access, ArtefactFile, Attachment, Deadlines, Listener, Method, params, watched};
-use crate::weights::Rounding;
+use crate::plugins::{Access, ArtefactFile, Attachment, Deadlines, Library, Listener, Method, params, watched};
+use crate::weights::{History, PatchId, Rounding};
 
-/// Make one edit and show what the model says before and after. The model's files are not touched; `--save` keeps
-/// the edit as a patch file.
+/// Make one edit and show what the model says before and after. The model's files are not touched; `--journal` makes
+/// the edit part of the model as its journal keeps it, and `--save` keeps it as a patch file.
 #[derive(Args)]
 #[command(
     after_help = "Example: engraft edit examples/atlas/model --plugin rome --preset plugins/rome/presets/atlas.toml \
@@ -28,17 +28,18 @@ pub(super) struct EditOne {
     /// The method: a name on the search path, or a path to a library.
     #[arg(long)]
     plugin: String,
+    /// The folder of a journal: the edit is made on top of the patches that are active there, and becomes one of them.
+    /// A journal is begun where there is none; no other process may hold it.
+    #[arg(long, value_name = "DIR")]
+    journal: Option<PathBuf>,
     #[command(flatten)]
-    path: PluginPath,
+    makers: Makers,
     /// A parameter of the method, as `name=value`; may be given several times.
     #[arg(long = "param", value_name = "NAME=VALUE")]
     params: Vec<String>,
     /// A TOML file of parameters; `--param` goes before it.
     #[arg(long, value_name = "FILE")]
     preset: Option<PathBuf>,
-    /// What the method learnt before, as `engraft train` wrote it.
-    #[arg(long, value_name = "FILE")]
-    artefact: Option<PathBuf>,
     /// The prompt, with `{}` where the subject stands.
     #[arg(long)]
     prompt: String,
@@ -75,6 +76,10 @@ struct Report {
     after: Said,
     /// Where the patch was written.
     saved: Option<String>,
+    /// The folder of the journal that it was committed to.
+    journal: Option<String>,
+    /// The patches that are active after it, in the order of their commits.
+    active: Vec<String>,
     /// What the patch changes.
     changes: Vec<String>,
     /// What the method said.
@@ -115,9 +120,10 @@ impl Listener for Voice {
 impl EditOne {
     pub(super) fn run(&self) -> Result<()> {
         self.check()?;
-        let library = self.path.registry().load(&self.plugin, Path::new("."), None)?;
+        let mut registry = self.makers.path.registry();
+        let library = registry.load(&self.plugin, Path::new("."), &self.makers.pins.pins)?;
         let given = params::of_command_line(self.preset.as_deref(), &self.params)?;
-        let artefact = self.artefact.as_deref().map(ArtefactFile::load).transpose()?;
+        let artefact = self.artefact(&library)?;
         let method = Arc::new(library.create_with(library.configure(&given)?, artefact.as_ref())?);
         let request = EditRequest {
             id: "edit".into(),
@@ -132,12 +138,14 @@ impl EditOne {
             out::new_file(path, true)?;
         }
         let cancel = cancel_on_interrupt();
-        let model = Arc::new(self.model.open()?);
+        let begun = self.journal.as_deref().is_some_and(|folder| History::check_there(folder).is_err());
+        let model = Arc::new(self.model.open_at(self.journal.as_deref())?);
         if let Some(file) = &artefact {
             file.check_base(&model.hash()?.to_string())?;
         }
-        let before = self.listen(&model, &prompt, &cancel)?;
+        self.makers.attach_active(&model, &mut registry)?;
         Attachment::attach(&method, &model);
+        let before = self.listen(&model, &prompt, &cancel)?;
         let voice = Arc::new(Voice { progress: Progress::new(), said: Mutex::default() });
         let began = Instant::now();
         let changes = self.ask(method.clone(), &request, &model, &cancel, &voice);
@@ -146,20 +154,35 @@ impl EditOne {
         cancel.check()?;
         let id = model.commit(method.proposal(vec![request], changes))?;
         let seconds = began.elapsed().as_secs_f64();
-        let after = self.listen(&model, &prompt, &cancel)?;
         let patches = model.patches();
         let patch = patches.iter().find(|(committed, _)| *committed == id).map(|(_, patch)| patch);
         if let (Some(path), Some(patch)) = (&self.save, patch) {
-            patch.save(path)?;
+            patch.save(path).map_err(|e| self.told(e, &id))?;
         }
+        let after = self.listen(&model, &prompt, &cancel).map_err(|e| self.told(e, &id))?;
         let changes = patch.map(|patch| patch.contents()).unwrap_or_default();
         let rounding = model.rounding(&id);
         if self.json {
             let target = self.target.clone();
             let saved = self.save.as_deref().map(shown);
+            let journal = self.journal.as_deref().map(shown);
+            let active = patches.iter().map(|(id, _)| id.to_string()).collect();
             let notes = voice.said.lock().unwrap_or_else(PoisonError::into_inner).clone();
             let patch = id.to_string();
-            let report = Report { patch, prompt, target, seconds, before, after, saved, changes, notes, rounding };
+            let report = Report {
+                patch,
+                prompt,
+                target,
+                seconds,
+                before,
+                after,
+                saved,
+                journal,
+                active,
+                changes,
+                notes,
+                rounding,
+            };
             return out::json(&report);
         }
         for (when, said) in [("before", before), ("after", after)] {
@@ -174,8 +197,29 @@ impl EditOne {
         for lost in &rounding {
             out::line(format_args!("in an export, {lost}"))?;
         }
-        let kept = self.save.as_deref().map_or(String::new(), |path| format!(", saved to {}", shown(path)));
+        let mut kept = self.save.as_deref().map_or(String::new(), |path| format!(", saved to {}", shown(path)));
+        if let Some(folder) = &self.journal {
+            let new = if begun { "new " } else { "" };
+            kept += &format!(", number {} of the active ones in the {new}journal {}", patches.len(), shown(folder));
+        }
         out::line(format_args!("patch {id} of {} in {seconds:.3} s{kept}", library.descriptor().name))
+    }
+
+    /// What the method of the edit learnt: the first of the artefacts that is its own. Where none is, and no patches are
+    /// there whose methods could have others, the first one is refused with a reason.
+    fn artefact(&self, library: &Library) -> Result<Option<ArtefactFile>> {
+        let files = self.makers.artefacts.iter().map(|path| ArtefactFile::load(path)).collect::<Result<Vec<_>>>()?;
+        let own = files.iter().position(|file| file.method == library.descriptor().name);
+        let own = own.or((self.journal.is_none() && !files.is_empty()).then_some(0));
+        Ok(own.and_then(|at| files.into_iter().nth(at)))
+    }
+
+    /// An error after the commit, which says what became of the edit.
+    fn told(&self, error: Error, id: &PatchId) -> Error {
+        match &self.journal {
+            Some(folder) => error.help(format!("the edit is in the journal {}, as the patch {id}", shown(folder))),
+            None => error,
+        }
     }
 
     /// Asks the method, on a thread that is left behind if it does not react to an interruption.

@@ -11,6 +11,7 @@ mod explain;
 mod export;
 mod inspect;
 mod out;
+mod patches;
 mod plugins;
 mod probe;
 mod run;
@@ -26,7 +27,7 @@ use engraft_plugin_api::Change;
 
 use crate::base::{Cancel, Error, Result};
 use crate::model::{Model, OpenOptions};
-use crate::plugins::{ArtefactFile, Attachment, Registry, SearchPath, codes as plugin_codes, params};
+use crate::plugins::{ArtefactFile, Attachment, Pin, Registry, SearchPath, codes as plugin_codes, params};
 use crate::runtime::{self, Device, Runtime, RuntimeSettings};
 use crate::weights::Patch;
 
@@ -61,6 +62,8 @@ enum Command {
     Inspect(inspect::Inspect),
     /// Run rows of tokens and write activations and gradients to a file.
     Probe(probe::Probe),
+    /// Show which patches are in a model, or change that.
+    Patches(patches::Patches),
     /// List plugins, check one, or begin a new one.
     Plugins(plugins::Plugins),
     /// Get ONNX Runtime ahead of time.
@@ -102,14 +105,14 @@ impl ModelArgs {
         self.open_at(None)
     }
 
-    /// With the patches of a journal, which has to be there.
+    /// With the patches of a journal, which is begun where there is none.
     fn open_at(&self, journal: Option<&Path>) -> Result<Model> {
-        if let Some(folder) = journal.filter(|folder| !folder.is_dir()) {
-            return Err(usage(format!("`{}` is not a folder: expected that of a journal", shown(folder))));
-        }
-        let journal = journal.map(Path::to_path_buf);
-        open_with(&self.model, &OpenOptions { device: self.device, journal, ..OpenOptions::default() })
+        open_with(&self.model, &options(self.device, journal))
     }
+}
+
+fn options(device: Device, journal: Option<&Path>) -> OpenOptions {
+    OpenOptions { device, journal: journal.map(Path::to_path_buf), ..OpenOptions::default() }
 }
 
 /// Opens a model; without `texts` its tokenizer is not looked at.
@@ -129,28 +132,59 @@ fn open_with(model: &Path, options: &OpenOptions) -> Result<Model> {
 struct Makers {
     #[command(flatten)]
     path: PluginPath,
-    /// What the method of a patch learnt before, where it did; may be given several times.
+    /// What a method learnt before, as `engraft train` wrote it; may be given several times where patches have several
+    /// methods called.
     #[arg(long = "artefact", value_name = "FILE")]
     artefacts: Vec<PathBuf>,
+    #[command(flatten)]
+    pins: Pins,
+}
+
+/// What the bytes of plugins must be.
+#[derive(Args)]
+struct Pins {
+    /// What the bytes of the plugin's file must be, checked before it is loaded, as `engraft plugins list` shows it. If it
+    /// is given several times, each plugin that is loaded must be one of them.
+    #[arg(long = "pin", value_name = "sha256:HASH")]
+    pins: Vec<Pin>,
 }
 
 impl Makers {
     /// Makes patches from files part of a model.
     fn apply(&self, model: &Model, patches: &[PathBuf]) -> Result<()> {
-        for path in patches {
-            let patch = Patch::load(path)?;
-            self.attach(model, &patch)?;
-            model.apply(patch)?;
-        }
-        Ok(())
+        let patches = patches.iter().map(|path| Patch::load(path)).collect::<Result<Vec<_>>>()?;
+        self.attach(model, patches.iter(), &mut self.path.registry())?;
+        patches.into_iter().try_for_each(|patch| model.apply(patch).map(drop))
     }
 
-    /// Attaches the method that made a patch, where the patch has it called.
-    fn attach(&self, model: &Model, patch: &Patch) -> Result<()> {
-        if patch.changes.iter().any(|change| matches!(change, Change::Intercept { .. } | Change::Route)) {
-            let library = self.path.registry().load(&patch.method, Path::new("."), None)?;
-            let learnt = self.learnt(patch)?;
-            let method = library.create_with(library.configure(&params::to_toml(&patch.params))?, learnt.as_ref())?;
+    /// Attaches the methods that the active patches of a model have called.
+    fn attach_active(&self, model: &Model, registry: &mut Registry) -> Result<()> {
+        self.attach(model, model.patches().iter().map(|(_, patch)| &**patch), registry)
+    }
+
+    /// Attaches the methods that made patches, where the patches have them called; each once. A library that the
+    /// registry has loaded already is taken for its method.
+    fn attach<'p>(
+        &self,
+        model: &Model,
+        patches: impl Iterator<Item = &'p Patch>,
+        registry: &mut Registry,
+    ) -> Result<()> {
+        let called = |change: &Change| matches!(change, Change::Intercept { .. } | Change::Route);
+        let mut makers: Vec<&Patch> = Vec::new();
+        for patch in patches.filter(|patch| patch.changes.iter().any(called)) {
+            if !makers.iter().any(|maker| maker.is_of_the_maker_of(patch)) {
+                makers.push(patch);
+            }
+        }
+        for maker in makers {
+            let loaded = registry.loaded().find(|library| library.descriptor().name == maker.method).cloned();
+            let library = match loaded {
+                Some(library) => library,
+                None => registry.load(&maker.method, Path::new("."), &self.pins.pins)?,
+            };
+            let learnt = self.learnt(maker)?;
+            let method = library.create_with(library.configure(&params::to_toml(&maker.params))?, learnt.as_ref())?;
             Attachment::attach(&Arc::new(method), model);
         }
         Ok(())
@@ -263,6 +297,7 @@ pub fn main() -> ExitCode {
         Command::Export(command) => command.run(),
         Command::Inspect(command) => command.run(),
         Command::Probe(command) => command.run(),
+        Command::Patches(command) => command.run(),
         Command::Plugins(command) => command.run(),
         Command::Setup(command) => command.run(),
         Command::Explain(command) => command.run(),

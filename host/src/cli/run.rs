@@ -15,7 +15,10 @@ use crate::report;
 
 /// Run an experiment: edit, measure, undo, report.
 #[derive(Args)]
-#[command(after_help = "Example: engraft run examples/experiments/quickstart.toml --set data.limit=10")]
+#[command(after_help = "A [[method]] names its `plugin`, and may have a `label`, an `artefact`, `params`, and \
+        `pin = \"sha256:...\"`: what the bytes of the plugin's file must be, checked before it is loaded \
+        (`engraft plugins list` shows it).\n\n\
+        Example: engraft run examples/experiments/quickstart.toml --set data.limit=10")]
 pub(super) struct Run {
     /// The experiment file. With `--resume`, the run's own settings are taken and this may be left out.
     #[arg(required_unless_present = "resume")]

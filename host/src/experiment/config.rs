@@ -107,6 +107,7 @@ pub(super) struct Method {
     pub plugin: Spanned<String>,
     pub label: Option<Spanned<String>>,
     pub artefact: Option<Spanned<String>>,
+    pub pin: Option<Spanned<String>>,
     #[serde(default)]
     pub params: BTreeMap<Spanned<String>, Spanned<toml::Value>>,
 }

@@ -7,9 +7,9 @@ use std::time::SystemTime;
 
 use serde::Serialize;
 
+use super::codes;
 use super::settings::Settings;
-use super::{clock, codes};
-use crate::base::{Error, Result, atomic};
+use crate::base::{Error, Result, atomic, clock};
 use crate::report::{CaseLine, Manifest};
 
 pub(super) const RESOLVED: &str = "resolved.toml";

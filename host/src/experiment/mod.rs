@@ -5,7 +5,6 @@
 //! be interrupted and resumed at any line. [`train`] has methods learn before. Nothing here prints, and nothing here knows how a model runs: that is the
 //! [`Workbench`]'s.
 
-mod clock;
 pub mod codes;
 mod config;
 mod events;

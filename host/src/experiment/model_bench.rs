@@ -12,7 +12,9 @@ use super::workbench::{Described, Edit, Opened, Workbench};
 use crate::base::{Cancel, Error, Result, random};
 use crate::metrics::{Query, Scored, Scorer};
 use crate::model::{Continuation, Model, OpenOptions, Question};
-use crate::plugins::{Access, ArtefactFile, Attachment, Library, Listener, Method, Registry, SearchPath};
+use crate::plugins::{
+    Access, ArtefactFile, Attachment, Library, Listener, Method, Registry, SearchPath, codes as plugin_codes,
+};
 use crate::runtime::{Device, Notify, Runtime, RuntimeSettings, memory};
 use crate::weights::PatchId;
 
@@ -65,7 +67,13 @@ impl ModelWorkbench {
             PluginRef::Name(name) => name.clone(),
             PluginRef::Path(path) => path.to_string_lossy().into_owned(),
         };
-        let library = self.registry.load(&name, Path::new("."), None)?;
+        let library = self.registry.load(&name, Path::new("."), method.pin.as_slice()).map_err(|e| {
+            if *e.code() != plugin_codes::PIN {
+                return e;
+            }
+            let error = Error::new(e.code(), format!("{}: {e}", method.place.pin));
+            error.help(e.advice().unwrap_or_default())
+        })?;
         let params = method.check(&library.descriptor().params)?;
         let described = Described {
             descriptor: library.descriptor().clone(),

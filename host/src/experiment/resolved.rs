@@ -74,6 +74,8 @@ struct Method<'a> {
     label: &'a Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     artefact: Option<Cow<'a, str>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pin: Option<String>,
     params: BTreeMap<&'a str, toml::Value>,
 }
 
@@ -123,6 +125,7 @@ fn method(settings: &MethodSettings) -> Method<'_> {
         },
         label: &settings.label,
         artefact: settings.artefact.as_deref().map(|path| path.to_string_lossy()),
+        pin: settings.pin.map(|pin| pin.to_string()),
         params: settings.params.iter().map(|(name, value)| (name.as_str(), config::value(value))).collect(),
     }
 }

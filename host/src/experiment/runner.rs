@@ -7,13 +7,12 @@ use std::time::SystemTime;
 
 use engraft_plugin_api::EditRequest;
 
-use super::clock;
 use super::config::Mode;
 use super::events::Event;
 use super::folder::Folder;
 use super::plan::Plan;
 use super::workbench::{Edit, Workbench};
-use crate::base::{Class, Error, Result};
+use crate::base::{Class, Error, Result, clock};
 use crate::metrics::{Observation, Scores, observe, write};
 use crate::report::{CaseLine, Failure, Manifest, MethodSummary, RequestLine, Stage, Summary, TextPair, markdown};
 

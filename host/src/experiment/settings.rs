@@ -13,6 +13,7 @@ use super::train::TrainSettings;
 use super::{codes, resolved};
 use crate::base::{Error, Result};
 use crate::data::DataKind;
+use crate::plugins::Pin;
 
 /// How many tokens the model writes for each case where the experiment does not say.
 const TEXT: usize = 12;
@@ -64,6 +65,8 @@ pub struct MethodSettings {
     pub label: Option<String>,
     /// The file of what it learnt before: read by a run, written by a training.
     pub artefact: Option<PathBuf>,
+    /// What the bytes of the plugin's file must be, checked before it is loaded; `None` for whatever they are.
+    pub pin: Option<Pin>,
     /// Its parameters: those given; in a [`Plan`](super::Plan) all of them.
     pub params: BTreeMap<String, ParamValue>,
     /// Where it stands in the experiment, for messages.
@@ -77,6 +80,8 @@ pub struct Places {
     pub plugin: String,
     /// The file of what it learnt.
     pub artefact: String,
+    /// What it is pinned with.
+    pub pin: String,
     /// Each given parameter.
     pub params: BTreeMap<String, String>,
 }
@@ -215,10 +220,12 @@ fn method(source: &Source, base: &Path, typed: &config::Method) -> Result<Method
         },
         label: typed.label.as_ref().map(|l| l.get_ref().clone()),
         artefact: typed.artefact.as_ref().map(|path| tidy(&base.join(path.get_ref()))),
+        pin: typed.pin.as_ref().map(|pin| pinned(source, pin)).transpose()?,
         params: BTreeMap::new(),
         place: Places {
             plugin: source.place(&typed.plugin.span()),
             artefact: typed.artefact.as_ref().map(|path| source.place(&path.span())).unwrap_or_default(),
+            pin: typed.pin.as_ref().map(|pin| source.place(&pin.span())).unwrap_or_default(),
             params: BTreeMap::new(),
         },
     };
@@ -228,6 +235,13 @@ fn method(source: &Source, base: &Path, typed: &config::Method) -> Result<Method
         settings.place.params.insert(key.get_ref().clone(), source.place(&key.span()));
     }
     Ok(settings)
+}
+
+fn pinned(source: &Source, typed: &Spanned<String>) -> Result<Pin> {
+    typed.get_ref().parse().map_err(|e: Error| {
+        let error = Error::new(&codes::CONFIG_VALUE, format!("{}: {e}", source.place(&typed.span())));
+        error.help(e.advice().unwrap_or_default())
+    })
 }
 
 impl MethodSettings {

@@ -10,7 +10,9 @@ codes! {
     Plugin NOT_A_PLUGIN "plugin-not-a-plugin"
         "The file is a shared library, but not an engraft plugin: it does not export the root module that `export_method!` makes. It was not opened as a library, so nothing of it has run. Check that the path names the plugin and that its crate is a `cdylib` with `export_method!` at its end.";
     Plugin PIN "plugin-pin"
-        "The bytes of the plugin are not those that were asked for: their BLAKE3 hash differs from the pinned one. The library was not opened, so nothing of it has run. If the plugin was rebuilt on purpose, pin its new hash; otherwise find out who changed the file.";
+        "The bytes of the plugin are not those that were asked for: their SHA-256 differs from the pinned one (`pin` of a [[method]], or `--pin`). The message gives both. The library was not opened, so nothing of it has run. If the plugin was rebuilt on purpose, pin its new hash, which `engraft plugins list` shows; otherwise find out who changed the file.";
+    Config PIN_SPELLING "plugin-pin-spelling"
+        "A text that should be a pin is not one. A pin is the SHA-256 of a plugin's file, spelled `sha256:` and 64 lower-case hexadecimal digits. `engraft plugins list` shows the pin of every plugin on the search path; `sha256sum FILE.so` gives the digits too.";
     Plugin LOAD "plugin-load"
         "The system's loader refused the library. The cause underneath is the loader's own text; usually a library that the plugin was linked to is missing, or one of its symbols is. Install what is missing or build the plugin anew on this machine.";
     Plugin ABI_STABLE "plugin-abi-stable"

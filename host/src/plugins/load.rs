@@ -13,20 +13,20 @@ use libloading::os::unix::{Library as RawLibrary, RTLD_LOCAL, RTLD_NOW};
 
 use super::artefact::ArtefactFile;
 use super::foreign::{Method, explain, untaught};
+use super::pin::Pin;
 use super::{codes, elf, params};
-use crate::base::{Error, Hash, Result};
+use crate::base::{Error, Hash, Result, atomic};
 
 /// A loaded plugin library. It stays loaded until the process ends.
 pub struct Library {
-    path: PathBuf,
-    hash: Hash,
+    file: Identified,
     module: ForeignModule,
     descriptor: Descriptor,
     calls: Calls,
 }
 
 impl Library {
-    /// Loads the library at a path; `pin` is the hash that its bytes must have.
+    /// Loads the library at a path. Its bytes must be those of one of the pins, if there are any.
     ///
     /// Prefer [`Registry::load`](super::Registry::load), which keeps libraries apart.
     ///
@@ -34,43 +34,44 @@ impl Library {
     /// `plugin-missing`, `plugin-pin`, `plugin-file` and `plugin-not-a-plugin` before anything of the library ran;
     /// `plugin-load`, `plugin-abi-stable`, `plugin-version` and `plugin-layout` before a function of it was called;
     /// `plugin-panicked`, `plugin-record` and `plugin-descriptor` for what it says of itself.
-    pub fn load(path: &Path, pin: Option<&Hash>) -> Result<Self> {
-        let (path, hash) = identify(path)?;
-        Self::load_identified(path, hash, pin)
+    pub fn load(path: &Path, pins: &[Pin]) -> Result<Self> {
+        Self::load_identified(Identified::of(path, pins)?)
     }
 
-    pub(super) fn load_identified(path: PathBuf, hash: Hash, pin: Option<&Hash>) -> Result<Self> {
-        if let Some(pin) = pin.filter(|pin| **pin != hash) {
-            let message = format!("{} has the hash {hash}, but {pin} is pinned", path.display());
-            return Err(Error::new(&codes::PIN, message));
-        }
-        elf::check(&path)?;
-        let header = open(&path)?;
-        check_version(&path, ApiVersion::parse(header.version_strings().version.as_str()), || {
+    pub(super) fn load_identified(file: Identified) -> Result<Self> {
+        let path = &file.path;
+        elf::check(path)?;
+        let header = open(path)?;
+        check_version(path, ApiVersion::parse(header.version_strings().version.as_str()), || {
             header.version_strings().version.to_string()
         })?;
         if header.layout().is_none() {
             let message = format!("{} was built without the description of its types", path.display());
             return Err(Error::new(&codes::LAYOUT, message));
         }
-        let module = header.init_root_module::<MethodModuleRef>().map_err(|e| refused(&path, e))?;
+        let module = header.init_root_module::<MethodModuleRef>().map_err(|e| refused(path, e))?;
         let module = ForeignModule::new(module);
         let version = module.api_version();
-        check_version(&path, Some(version), || version.to_string())?;
-        let descriptor = module.describe().map_err(|e| explain(&path, "describe", e))?;
-        let calls = module.calls().map_err(|e| explain(&path, "describe", e))?;
-        check_descriptor(&path, &descriptor, calls)?;
-        Ok(Self { path, hash, module, descriptor, calls })
+        check_version(path, Some(version), || version.to_string())?;
+        let descriptor = module.describe().map_err(|e| explain(path, "describe", e))?;
+        let calls = module.calls().map_err(|e| explain(path, "describe", e))?;
+        check_descriptor(path, &descriptor, calls)?;
+        Ok(Self { file, module, descriptor, calls })
     }
 
     /// The file.
     pub fn path(&self) -> &Path {
-        &self.path
+        &self.file.path
     }
 
-    /// The hash of the file's bytes.
+    /// The hash of the file's bytes, by which manifests name it.
     pub fn hash(&self) -> Hash {
-        self.hash
+        self.file.hash
+    }
+
+    /// What the file's bytes are pinned with.
+    pub fn pin(&self) -> Pin {
+        self.file.pin
     }
 
     /// The version of the plugin API that the plugin was built with.
@@ -132,7 +133,7 @@ impl Library {
     /// # Errors
     /// `plugin-failed` if the plugin refuses them, or `plugin-panicked`.
     pub fn create(self: &Arc<Self>, params: Params) -> Result<Method> {
-        let method = self.module.create(&params).map_err(|e| explain(&self.path, "create", e))?;
+        let method = self.module.create(&params).map_err(|e| explain(self.path(), "create", e))?;
         Ok(Method::new(self.clone(), params, method, None))
     }
 
@@ -145,27 +146,42 @@ impl Library {
         if !self.calls.train {
             return Err(self.learns_nothing());
         }
-        let method = self.module.create_trained(&params, artefact).map_err(|e| explain(&self.path, "create", e))?;
+        let method = self.module.create_trained(&params, artefact).map_err(|e| explain(self.path(), "create", e))?;
         Ok(Method::new(self.clone(), params, method, Some(artefact)))
     }
 }
 
 impl fmt::Debug for Library {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Library").field("method", &self.descriptor.name).field("path", &self.path).finish()
+        f.debug_struct("Library").field("method", &self.descriptor.name).field("path", &self.file.path).finish()
     }
 }
 
-/// The real path of a plugin and the hash of its bytes.
-pub(super) fn identify(path: &Path) -> Result<(PathBuf, Hash)> {
-    let real = path
-        .canonicalize()
-        .map_err(|e| Error::new(&codes::MISSING, format!("there is no plugin at {}", path.display())).because(e))?;
-    if real.is_dir() {
-        return Err(Error::new(&codes::FILE, format!("{} is a folder, not a shared library", real.display())));
+/// A file that may be a plugin: its real path, and what identifies its bytes.
+pub(super) struct Identified {
+    pub(super) path: PathBuf,
+    pub(super) hash: Hash,
+    pin: Pin,
+}
+
+impl Identified {
+    /// Reads the file, which must have one of the pins, if there are any.
+    pub(super) fn of(path: &Path, pins: &[Pin]) -> Result<Self> {
+        let path = path
+            .canonicalize()
+            .map_err(|e| Error::new(&codes::MISSING, format!("there is no plugin at {}", path.display())).because(e))?;
+        if path.is_dir() {
+            return Err(Error::new(&codes::FILE, format!("{} is a folder, not a shared library", path.display())));
+        }
+        let bytes = atomic::read_bytes(&path)?;
+        let (hash, pin) = (Hash::of(&bytes), Pin::of(&bytes));
+        if !pins.is_empty() && !pins.contains(&pin) {
+            let pins: Vec<String> = pins.iter().map(ToString::to_string).collect();
+            let message = format!("{} is {pin}, pinned is {}", path.display(), pins.join(" or "));
+            return Err(Error::new(&codes::PIN, message).help("if it was rebuilt on purpose, pin what it is now"));
+        }
+        Ok(Self { path, hash, pin })
     }
-    let hash = Hash::of_file(&real)?;
-    Ok((real, hash))
 }
 
 /// Opens the library for good and returns its header.

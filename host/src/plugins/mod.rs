@@ -4,7 +4,7 @@
 //! [`Library::configure`] checks its parameters; [`Library::create`] makes a [`Method`], whose `edit` returns changes
 //! or an error that names the plugin. A native plugin is trusted code: panics come back as errors, values are checked,
 //! but a crash ends the process and a blocked call can only be left behind ([`watched`]). Policy can act on the bytes:
-//! [`Registry::load`] takes a hash to insist on, and compares it before the library is opened. Libraries are never
+//! [`Registry::load`] takes [`Pin`]s to insist on, and compares them before the library is opened. Libraries are never
 //! unloaded.
 
 mod access;
@@ -17,6 +17,7 @@ mod foreign;
 mod load;
 mod named;
 pub mod params;
+mod pin;
 mod registry;
 mod routing;
 mod watchdog;
@@ -27,5 +28,6 @@ pub use attachment::Attachment;
 pub use discover::SearchPath;
 pub use foreign::Method;
 pub use load::Library;
+pub use pin::Pin;
 pub use registry::Registry;
 pub use watchdog::{Deadlines, watched};

@@ -6,8 +6,9 @@ use std::sync::Arc;
 
 use super::codes;
 use super::discover::SearchPath;
-use super::load::{Library, identify};
-use crate::base::{Error, Hash, Result};
+use super::load::{Identified, Library};
+use super::pin::Pin;
+use crate::base::{Error, Result};
 
 /// Loaded libraries by the names of their methods.
 #[derive(Debug, Default)]
@@ -28,13 +29,13 @@ impl Registry {
     }
 
     /// Loads the plugin that a configuration names: a name on the search path, or a path (relative ones below `base`).
-    /// The same bytes again are the same library; `pin` is the hash that they must have.
+    /// The same bytes again are the same library; they must be those of one of the pins, if there are any.
     ///
     /// # Errors
     /// Those of [`Library::load`], and `plugin-duplicate` for a second file with a method of the same name.
-    pub fn load(&mut self, plugin: &str, base: &Path, pin: Option<&Hash>) -> Result<Arc<Library>> {
+    pub fn load(&mut self, plugin: &str, base: &Path, pins: &[Pin]) -> Result<Arc<Library>> {
         let path = self.search.find(plugin, base)?;
-        self.load_file(&path, pin)
+        self.load_file(&path, pins)
     }
 
     /// Loads every plugin file on the search path, for a list of what there is; each comes with what became of it.
@@ -43,7 +44,7 @@ impl Registry {
         files
             .into_iter()
             .map(|path| {
-                let outcome = self.load_file(&path, None);
+                let outcome = self.load_file(&path, &[]);
                 (path, outcome)
             })
             .collect()
@@ -54,17 +55,17 @@ impl Registry {
         self.loaded.values()
     }
 
-    fn load_file(&mut self, path: &Path, pin: Option<&Hash>) -> Result<Arc<Library>> {
-        let (path, hash) = identify(path)?;
-        let same_bytes = self.loaded.values().find(|library| library.hash() == hash);
-        if let Some(library) = same_bytes.filter(|_| pin.is_none_or(|pin| *pin == hash)) {
+    fn load_file(&mut self, path: &Path, pins: &[Pin]) -> Result<Arc<Library>> {
+        let file = Identified::of(path, pins)?;
+        if let Some(library) = self.loaded.values().find(|library| library.hash() == file.hash) {
             return Ok(library.clone());
         }
+        let path = &file.path;
         if self.loaded.values().any(|library| library.path() == path) {
             let message = format!("{} changed on disk after it was loaded", path.display());
             return Err(Error::new(&codes::DUPLICATE, message).help("start again to use the new one"));
         }
-        let library = Library::load_identified(path, hash, pin)?;
+        let library = Library::load_identified(file)?;
         let name = library.descriptor().name.clone();
         if let Some(first) = self.loaded.get(&name) {
             let message = format!(

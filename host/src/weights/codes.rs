@@ -32,8 +32,21 @@ codes! {
         `engraft edit --save`.";
     Model PATCH_APPLIED "patch-applied" "The patch is active already; applying it a second time would double it.";
     Model PATCH_UNKNOWN "patch-unknown" "There is no active patch of that name: it was never committed, or it is \
-        rolled back already.";
-    Model JOURNAL_DAMAGED "journal-damaged" "The journal holds a line that is not one of its entries, or a patch that \
-        it names is missing. A torn last line is dropped by itself; this is something else. Restore the folder from a \
+        rolled back already. `engraft patches list --journal DIR --history` shows what happened to each.";
+    Usage PATCH_AMBIGUOUS "patch-ambiguous" "The digits that were given are the beginning of the names of several patches, \
+        so none was taken. The message shows two of them. Give more digits, or all 16.";
+    Model JOURNAL_DAMAGED "journal-damaged" "The journal holds a line that is not one of its entries or cannot follow the \
+        one before it, or the file of an active patch is missing or damaged; the message names the line or the file. A \
+        torn last line is dropped by itself; this is something else. Nothing was changed. Restore the folder from a \
         copy, or begin a new one.";
+    Model JOURNAL_MISSING "journal-missing" "The folder holds no journal, or is not there. `engraft edit --journal DIR`, \
+        `engraft patches apply` and programs that open a model with a journal begin one; what only reads a journal, or \
+        takes patches out, does not.";
+    Runtime JOURNAL_BUSY "journal-busy" "Another process, or another model of this one, holds the journal: two that write \
+        would each serve a model that the journal does not tell of. Use the model of the other one, or end it and try \
+        again. `engraft patches list` and `show` read a journal that is held.";
+    Model JOURNAL_STATE "journal-state" "The active patches of a journal were summed anew, and the sum does not have the \
+        hash that the journal recorded: the model would not be the one that was left. A file was changed in a way that \
+        its own hash does not show, or the journal was written by a version of engraft that sums otherwise. Nothing was \
+        changed. Restore the folder from a copy, or apply its patches to a new journal.";
 }

@@ -3,56 +3,37 @@
 //! In memory for a run; in a folder for a service, where it holds `journal.jsonl` (whole lines, a torn last one is
 //! dropped) and a file for every patch, and opens as the model was left.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, TryLockError};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-
-use serde::{Deserialize, Serialize};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::codes;
+use super::history::{Action, Entry, History, whole};
 use super::patch::{Patch, PatchId};
 use super::rounding::Rounding;
-use crate::base::{Error, Hash, Result, atomic};
+use crate::base::{Error, Hash, Result, atomic, codes as base_codes};
 
-/// What was done with a patch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Action {
-    /// It became part of the model.
-    Commit,
-    /// It was taken out again.
-    Rollback,
-}
+/// The file of the lines.
+pub(super) const FILE: &str = "journal.jsonl";
 
-/// A line of the journal.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Entry {
-    /// Counts from 1.
-    pub number: u64,
-    /// What was done.
-    pub action: Action,
-    /// With which patch.
-    pub patch: PatchId,
-    /// The hash of the base model.
-    pub base: Hash,
-    /// The hash of the sum of the patches that are active after it.
-    pub state: Hash,
-    /// Of a commit: what rounding takes from its deltas, for weights that are kept in fewer bits than float32.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub rounding: Vec<Rounding>,
-}
-
-/// The record of what happened to one model.
+/// The record of what happened to one model, with the patches that are active.
 #[derive(Debug, Default)]
 pub struct Journal {
-    entries: Vec<Entry>,
+    history: History,
     active: Vec<(PatchId, Arc<Patch>)>,
-    folder: Option<(PathBuf, File)>,
+    kept: Option<Kept>,
 }
 
-const FILE: &str = "journal.jsonl";
+/// Where a journal is kept.
+#[derive(Debug)]
+struct Kept {
+    folder: PathBuf,
+    file: File,
+    /// How many bytes of the file are whole lines.
+    length: u64,
+}
 
 impl Journal {
     /// A journal that ends with the process.
@@ -60,54 +41,46 @@ impl Journal {
         Self::default()
     }
 
-    /// Opens or begins the journal of a folder, for one process at a time.
+    /// Opens or begins the journal of a folder, for one process at a time. Only active patches are read: files of those
+    /// that were rolled back are no longer needed.
     ///
     /// # Errors
-    /// `journal-damaged`, or `file-read`/`file-write` if the folder is not readable or another process holds it.
+    /// `journal-busy` if another process, or another part of this one, holds it; `journal-damaged`, naming the line, or
+    /// the file of a patch that is missing or damaged; `file-read`, `file-write` or `disk-full`.
     pub fn open(folder: &Path) -> Result<Self> {
         std::fs::create_dir_all(folder).map_err(|e| atomic::write_error(folder, e))?;
         let path = folder.join(FILE);
-        let file =
-            OpenOptions::new().create(true).append(true).open(&path).map_err(|e| atomic::write_error(&path, e))?;
-        file.try_lock().map_err(|e| {
-            Error::new(&crate::base::codes::FILE_WRITE, format!("another process holds `{}`", path.display()))
-                .because(e)
-        })?;
-        let bytes = atomic::read_bytes(&path)?;
-        let whole = bytes.iter().rposition(|&b| b == b'\n').map_or(0, |i| i + 1);
-        if whole < bytes.len() {
-            file.set_len(whole as u64).map_err(|e| atomic::write_error(&path, e))?;
-        }
-        let mut out = Self { folder: Some((folder.to_path_buf(), file)), ..Self::default() };
-        for (i, line) in bytes[..whole].split(|&b| b == b'\n').filter(|l| !l.is_empty()).enumerate() {
-            let damaged = |why: String| {
-                Error::new(&codes::JOURNAL_DAMAGED, format!("line {} of `{}` {why}", i + 1, path.display()))
-            };
-            let entry: Entry =
-                serde_json::from_slice(line).map_err(|e| damaged("is not an entry".into()).because(e))?;
-            match entry.action {
-                Action::Commit => {
-                    let patch = Patch::load(&patch_path(folder, &entry.patch))?;
-                    if patch.id() != entry.patch {
-                        return Err(damaged(format!("names the patch {}, its file holds another", entry.patch)));
-                    }
-                    out.active.push((entry.patch.clone(), Arc::new(patch)));
-                }
-                Action::Rollback => {
-                    let position = out.active.iter().position(|(id, _)| *id == entry.patch);
-                    let position =
-                        position.ok_or_else(|| damaged(format!("rolls back {}, which is not active", entry.patch)))?;
-                    out.active.remove(position);
-                }
+        let failed = |e| atomic::write_error(&path, e);
+        let file = OpenOptions::new().create(true).append(true).open(&path).map_err(failed)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                let text = format!("another process holds the journal `{}`", path.display());
+                let help =
+                    "use the model of that process, or end it; `engraft patches list` reads a journal that is held";
+                return Err(Error::new(&codes::JOURNAL_BUSY, text).help(help));
             }
-            out.entries.push(entry);
+            Err(TryLockError::Error(e)) => return Err(failed(e)),
         }
-        Ok(out)
+        let bytes = atomic::read_bytes(&path)?;
+        let length = whole(&bytes);
+        let history = History::parse(&path, &bytes)?;
+        if length < bytes.len() {
+            file.set_len(length as u64).map_err(failed)?;
+        }
+        let load = |entry: &Entry| Ok((entry.patch.clone(), Arc::new(patch_of(folder, &entry.patch)?)));
+        let active = history.active().map(load).collect::<Result<_>>()?;
+        Ok(Self { history, active, kept: Some(Kept { folder: folder.to_path_buf(), file, length: length as u64 }) })
     }
 
-    /// Everything that happened, oldest first.
-    pub fn entries(&self) -> &[Entry] {
-        &self.entries
+    /// Everything that happened.
+    pub fn history(&self) -> &History {
+        &self.history
+    }
+
+    /// The folder that it is kept in, if it is.
+    pub fn folder(&self) -> Option<&Path> {
+        self.kept.as_ref().map(|kept| kept.folder.as_path())
     }
 
     /// The patches that are part of the model, in the order of their commits.
@@ -117,64 +90,114 @@ impl Journal {
 
     /// An active patch by name.
     pub fn get(&self, id: &PatchId) -> Option<&Arc<Patch>> {
-        self.active.iter().find(|(i, _)| i == id).map(|(_, p)| p)
+        self.history.position(id).map(|at| &self.active[at].1)
     }
 
     /// Records a commit. `state` is the hash of the sum with it, `rounding` what narrow weights lose of its deltas.
     ///
     /// # Errors
-    /// `patch-applied`, or `file-write`/`disk-full`; nothing is recorded then.
+    /// `patch-applied`; `patch-base` if earlier entries are of another base model; `file-write` or `disk-full`. Nothing
+    /// is recorded then.
     pub fn commit(&mut self, patch: Arc<Patch>, state: Hash, rounding: Vec<Rounding>) -> Result<PatchId> {
         let id = patch.id();
         if self.get(&id).is_some() {
             return Err(Error::new(&codes::PATCH_APPLIED, format!("the patch {id} is active already")));
         }
-        if let Some((folder, _)) = &self.folder {
-            patch.save(&patch_path(folder, &id))?;
+        if let Some(base) = self.history.base().filter(|base| *base != patch.base) {
+            let text = format!("the patch {id} is of the base model {}, the journal of {base}", patch.base);
+            return Err(Error::new(&codes::PATCH_BASE, text));
         }
-        self.append(Action::Commit, &id, patch.base, state, rounding)?;
+        if let Some(kept) = &self.kept {
+            patch.save(&patch_path(&kept.folder, &id))?;
+        }
+        self.append([(Action::Commit, id.clone(), patch.base, state, rounding)])?;
         self.active.push((id.clone(), patch));
         Ok(id)
     }
 
-    /// Records a rollback. `state` is the hash of the sum without it.
+    /// Records rollbacks, one after the other, all or none. Beside each patch stands the hash of the sum without it and
+    /// those before it.
     ///
     /// # Errors
-    /// `patch-unknown`, or `file-write`/`disk-full`; nothing is recorded then.
-    pub fn rollback(&mut self, id: &PatchId, state: Hash) -> Result<()> {
-        let position = self.active.iter().position(|(i, _)| i == id).ok_or_else(|| {
-            Error::new(&codes::PATCH_UNKNOWN, format!("there is no active patch {id}"))
-                .help("`patches` lists the active ones")
-        })?;
-        let base = self.active[position].1.base;
-        self.append(Action::Rollback, id, base, state, Vec::new())?;
-        self.active.remove(position);
+    /// `patch-unknown` if one is not active, or named twice; `file-write` or `disk-full`. Nothing is recorded then.
+    pub fn rollback(&mut self, done: &[(PatchId, Hash)]) -> Result<()> {
+        let ids: Vec<PatchId> = done.iter().map(|(id, _)| id.clone()).collect();
+        self.history.states_without(&ids)?;
+        let base = self.history.base().unwrap_or_else(|| Hash::of(b""));
+        let lines = done.iter().map(|(id, state)| (Action::Rollback, id.clone(), base, *state, Vec::new()));
+        self.append(lines)?;
+        self.active.retain(|(id, _)| self.history.position(id).is_some());
         Ok(())
     }
 
-    fn append(
-        &mut self,
-        action: Action,
-        patch: &PatchId,
-        base: Hash,
-        state: Hash,
-        rounding: Vec<Rounding>,
-    ) -> Result<()> {
-        let number = self.entries.len() as u64 + 1;
-        let entry = Entry { number, action, patch: patch.clone(), base, state, rounding };
-        if let Some((folder, file)) = &mut self.folder {
-            let mut line = serde_json::to_vec(&entry).unwrap_or_default();
-            line.push(b'\n');
-            let write = file.write_all(&line).and_then(|()| file.sync_data());
-            write.map_err(|e| atomic::write_error(&folder.join(FILE), e))?;
+    fn append(&mut self, lines: impl IntoIterator<Item = (Action, PatchId, Hash, Hash, Vec<Rounding>)>) -> Result<()> {
+        let time = SystemTime::now().duration_since(UNIX_EPOCH).ok().map(|since| since.as_secs());
+        let numbered = (self.history.next_number()..).zip(lines);
+        let entries: Vec<Entry> = numbered
+            .map(|(number, (action, patch, base, state, rounding))| Entry {
+                number,
+                time,
+                action,
+                patch,
+                base,
+                state,
+                rounding,
+            })
+            .collect();
+        if let Some(kept) = &mut self.kept {
+            kept.append(&entries)?;
         }
-        self.entries.push(entry);
+        entries.into_iter().for_each(|entry| self.history.push(entry));
         Ok(())
     }
 }
 
-fn patch_path(folder: &Path, id: &PatchId) -> PathBuf {
+impl Kept {
+    /// Adds lines, all or none.
+    fn append(&mut self, entries: &[Entry]) -> Result<()> {
+        let path = self.folder.join(FILE);
+        let mut lines = Vec::new();
+        for entry in entries {
+            serde_json::to_writer(&mut lines, entry).map_err(|e| {
+                Error::new(&base_codes::FILE_WRITE, format!("cannot write {}", path.display())).because(e)
+            })?;
+            lines.push(b'\n');
+        }
+        let write = |file: &mut File| {
+            // Nothing stands behind the whole lines, unless a write failed and what it left could not be cut off.
+            file.set_len(self.length)?;
+            file.write_all(&lines)?;
+            file.sync_data()
+        };
+        if let Err(e) = write(&mut self.file) {
+            let _ = self.file.set_len(self.length);
+            return Err(atomic::write_error(&path, e));
+        }
+        self.length += lines.len() as u64;
+        Ok(())
+    }
+}
+
+/// The file of a patch in the folder of a journal.
+pub fn patch_path(folder: &Path, id: &PatchId) -> PathBuf {
     folder.join(format!("{id}.safetensors"))
+}
+
+/// A patch of the journal of a folder, active or rolled back.
+///
+/// # Errors
+/// `journal-damaged`, naming the file: it is missing or damaged, or holds another patch.
+pub fn patch_of(folder: &Path, id: &PatchId) -> Result<Patch> {
+    let path = patch_path(folder, id);
+    let refuse = |what: &str| {
+        let text = format!("the journal's patch {id} cannot be taken up: `{}` {what}", path.display());
+        Error::new(&codes::JOURNAL_DAMAGED, text).help("restore the file from a copy of the folder, or of the patch")
+    };
+    if !path.is_file() {
+        return Err(refuse("is missing"));
+    }
+    let patch = Patch::load(&path).map_err(|e| refuse("is damaged").because(e))?;
+    if patch.id() == *id { Ok(patch) } else { Err(refuse("holds another patch")) }
 }
 
 #[cfg(test)]
@@ -206,8 +229,8 @@ mod tests {
             let mut journal = Journal::open(folder.path()).unwrap();
             a = journal.commit(patch("a"), state, Vec::new()).unwrap();
             b = journal.commit(patch("b"), state, Vec::new()).unwrap();
-            journal.rollback(&a, state).unwrap();
-            assert_eq!(journal.rollback(&a, state).unwrap_err().code().id, "patch-unknown");
+            journal.rollback(&[(a.clone(), state)]).unwrap();
+            assert_eq!(journal.rollback(&[(a.clone(), state)]).unwrap_err().code().id, "patch-unknown");
             assert_eq!(journal.commit(patch("b"), state, Vec::new()).unwrap_err().code().id, "patch-applied");
         }
         let path = folder.path().join(FILE);
@@ -215,8 +238,58 @@ mod tests {
         text.push_str("{\"number\":4,\"act");
         std::fs::write(&path, text).unwrap();
         let journal = Journal::open(folder.path()).unwrap();
-        assert_eq!(journal.entries().len(), 3);
+        assert_eq!(journal.history().entries().len(), 3);
         assert_eq!(journal.active().iter().map(|(id, _)| id).collect::<Vec<_>>(), [&b]);
+    }
+
+    #[test]
+    fn entries_tell_when_they_were_made_and_those_that_do_not_are_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = Hash::of(b"state");
+        let id = Journal::open(folder.path()).unwrap().commit(patch("a"), state, Vec::new()).unwrap();
+        let time = Journal::open(folder.path()).unwrap().history().entries()[0].time.unwrap();
+        assert!(time > 1_700_000_000);
+        let path = folder.path().join(FILE);
+        let text = std::fs::read_to_string(&path).unwrap();
+        let old = text.replace(&format!("\"time\":{time},"), "");
+        assert!(old.len() < text.len());
+        std::fs::write(&path, old).unwrap();
+        let journal = Journal::open(folder.path()).unwrap();
+        assert_eq!((journal.history().entries()[0].time, journal.get(&id).is_some()), (None, true));
+    }
+
+    #[test]
+    fn a_journal_is_held_by_one_and_its_files_are_those_that_it_names() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = Hash::of(b"state");
+        let mut journal = Journal::open(folder.path()).unwrap();
+        let [a, b, gone] = ["a", "b", "gone"].map(|name| journal.commit(patch(name), state, Vec::new()).unwrap());
+        journal.rollback(&[(gone.clone(), state)]).unwrap();
+        let other = Arc::new(Patch { base: Hash::of(b"other"), ..(*patch("c")).clone() });
+        assert_eq!(journal.commit(other, state, Vec::new()).unwrap_err().code().id, "patch-base");
+        let error = Journal::open(folder.path()).unwrap_err();
+        assert_eq!(error.code().id, "journal-busy");
+        assert!(error.message().contains(FILE), "{error}");
+        assert_eq!(History::read(folder.path()).unwrap().entries(), journal.history().entries());
+        drop(journal);
+
+        let file = |id: &PatchId| patch_path(folder.path(), id);
+        std::fs::remove_file(file(&gone)).unwrap();
+        Journal::open(folder.path()).unwrap();
+        let damage = |words: &str| {
+            let error = Journal::open(folder.path()).unwrap_err();
+            assert_eq!(error.code().id, "journal-damaged");
+            assert!(error.message().contains(&format!("{a}.safetensors` {words}")), "{error}");
+        };
+        let whole = std::fs::read(file(&a)).unwrap();
+        std::fs::write(file(&a), &whole[..whole.len() - 1]).unwrap();
+        damage("is damaged");
+        std::fs::copy(file(&b), file(&a)).unwrap();
+        damage("holds another patch");
+        std::fs::remove_file(file(&a)).unwrap();
+        damage("is missing");
+        std::fs::write(file(&a), whole).unwrap();
+        assert_eq!(Journal::open(folder.path()).unwrap().active().len(), 2);
     }
 
     #[test]

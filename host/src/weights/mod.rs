@@ -6,6 +6,8 @@
 
 mod check;
 pub mod codes;
+mod contents;
+mod history;
 mod journal;
 mod overlay;
 mod patch;
@@ -15,7 +17,9 @@ mod slots;
 mod splices;
 
 pub use check::{Checked, check_delta, check_part};
-pub use journal::{Action, Entry, Journal};
+pub use contents::Part;
+pub use history::{Action, Entry, History};
+pub use journal::{Journal, patch_of, patch_path};
 pub use overlay::{Factors, Overlay};
 pub use patch::{Patch, PatchId};
 pub use rounding::Rounding;

@@ -1,9 +1,10 @@
 //! A patch: the committed set of changes of one edit, bound to its base model.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
 
-use engraft_plugin_api::{Change, Data, Delta, EditRequest, Increment, Params, Site, Splice, Tensor};
+use engraft_plugin_api::{Change, Data, Delta, EditRequest, Params, Splice, Tensor};
 use serde::{Deserialize, Serialize};
 
 use super::codes;
@@ -13,6 +14,37 @@ use crate::base::{Error, Hash, Hasher, Result};
 /// The name of a patch: the first 16 hexadecimal digits of its content's hash.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct PatchId(String);
+
+impl PatchId {
+    /// The digits as a number.
+    pub(super) fn bits(&self) -> u64 {
+        self.0.bytes().fold(0, |bits, c| bits << 4 | u64::from(char::from(c).to_digit(16).unwrap_or(0)))
+    }
+
+    /// The one of some names that begins so; a name may stand among them several times.
+    ///
+    /// # Errors
+    /// `patch-unknown` if there is none, `patch-ambiguous` if there are several.
+    pub fn meant<'n>(prefix: &str, among: impl IntoIterator<Item = &'n Self>) -> Result<Self> {
+        let low = prefix.to_ascii_lowercase();
+        if low.is_empty() || low.len() > 16 || !low.bytes().all(|b| b.is_ascii_hexdigit()) {
+            return Err(Error::new(&codes::PATCH_UNKNOWN, format!("`{prefix}` is not the name of a patch"))
+                .help("patches are named by 16 hexadecimal digits, or as many of the first as are needed"));
+        }
+        let found: BTreeSet<&Self> = among.into_iter().filter(|id| id.0.starts_with(&low)).collect();
+        let mut found = found.into_iter();
+        match (found.next(), found.next(), found.count()) {
+            (Some(one), None, _) => Ok(one.clone()),
+            (Some(one), Some(two), more) => {
+                let more = if more == 0 { String::new() } else { format!(" and of {more} more") };
+                let text = format!("`{prefix}` is the beginning of the patch {one}, and of {two}{more}");
+                Err(Error::new(&codes::PATCH_AMBIGUOUS, text).help("give more digits"))
+            }
+            _ => Err(Error::new(&codes::PATCH_UNKNOWN, format!("there is no patch {prefix}"))
+                .help("`engraft patches list` shows those of a journal")),
+        }
+    }
+}
 
 impl fmt::Display for PatchId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -52,11 +84,6 @@ pub struct Patch {
 }
 
 impl Patch {
-    /// What it changes, in words, one phrase for each change.
-    pub fn contents(&self) -> Vec<String> {
-        self.changes.iter().map(words).collect()
-    }
-
     /// True if both were made by one method: of the same name, with the same parameters and artefact.
     pub fn is_of_the_maker_of(&self, other: &Self) -> bool {
         (&self.method, &self.params, &self.artefact) == (&other.method, &other.params, &other.artefact)
@@ -112,30 +139,6 @@ impl Patch {
             }
         }
         PatchId(hasher.finish().to_string()[..16].to_owned())
-    }
-}
-
-fn words(change: &Change) -> String {
-    let extents = |tensor: &Tensor| tensor.shape().iter().map(ToString::to_string).collect::<Vec<_>>().join(" x ");
-    let sites = |sites: &[Site]| sites.iter().map(|site| format!("`{site}`")).collect::<Vec<_>>().join(", ");
-    match change {
-        Change::Weight { weight, delta: Delta::LowRank { right, .. } } => {
-            format!("a delta of rank {} to `{weight}`", right.shape().first().copied().unwrap_or(0))
-        }
-        Change::Weight { weight, delta: Delta::Dense(_) } => format!("a dense delta to `{weight}`"),
-        Change::Weight { weight, delta: Delta::Rows { rows, .. } } => format!("{} rows of `{weight}`", rows.len()),
-        Change::Slots(slots) => format!("{} slots beside the MLP of block {}", slots.count(), slots.layer),
-        Change::Splice(splice) => {
-            let table = |table: &Increment| format!("`{}` {}", table.name, extents(&table.value));
-            let tables: Vec<String> = splice.tables.iter().map(table).collect();
-            let tables = if tables.is_empty() { String::new() } else { format!(" with {}", tables.join(", ")) };
-            format!("a splice at `{}`, order {}{tables}", splice.writes, splice.order)
-        }
-        Change::Intercept { sites: at, .. } => format!("an interception at {}", sites(at)),
-        Change::Route => "routing".to_owned(),
-        Change::State(bytes) => format!("a state of {} bytes", bytes.len()),
-        Change::Statistic(part) => format!("a part of the statistic `{}`, {}", part.name, extents(&part.value)),
-        _ => "a change of a kind that is not known".to_owned(),
     }
 }
 

@@ -223,7 +223,7 @@ fn patches_of_a_journal_are_chosen_by_their_identifiers() {
     let model = atlas();
     let journal = folder.path().join("journal");
     let at = journal.to_str().expect("a path of characters");
-    refused(&["ask", &model, "hi", "--journal", at], 2, "usage");
+    refused(&["ask", &model, "hi", "--journal", at], 4, "journal-missing");
     let ids: Vec<String> = {
         let runtime = Runtime::open(&RuntimeSettings::default(), silent()).expect("a runtime");
         let options = OpenOptions { journal: Some(journal.clone()), ..OpenOptions::default() };

@@ -4,6 +4,7 @@
 mod ask;
 mod inspect;
 mod json;
+mod patches;
 mod plugins;
 mod probe;
 
@@ -99,7 +100,7 @@ fn experiment(folder: &Path, data: &str, plugin: &str) -> String {
 
 #[test]
 fn help_has_examples_and_the_version_names_the_runtime() {
-    for command in ["run", "edit", "ask", "export", "inspect", "probe", "plugins", "setup", "explain"] {
+    for command in ["run", "edit", "ask", "export", "inspect", "probe", "patches", "plugins", "setup", "explain"] {
         let output = run(&[command, "--help"]);
         assert_eq!(output.status.code(), Some(0));
         assert!(out(&output).contains(&format!("Example: engraft {command}")), "{command}");

@@ -15,7 +15,7 @@ use super::Listed;
 use super::child::{Arguments, LOADS};
 use super::event::{Event, Outcome};
 use crate::base::{Cancel, Error, Hash, Result, codes as base_codes};
-use crate::cli::{PluginPath, cancel_on_interrupt, codes, out, shown};
+use crate::cli::{Pins, PluginPath, cancel_on_interrupt, codes, out, shown};
 use crate::laws::{self, Tiny};
 
 /// Load a library in a process of its own and try every law on it.
@@ -31,6 +31,8 @@ pub(super) struct Check {
     plugin: String,
     #[command(flatten)]
     path: PluginPath,
+    #[command(flatten)]
+    pins: Pins,
     /// A parameter of the method, as `name=value`; may be given several times.
     #[arg(long = "param", value_name = "NAME=VALUE")]
     params: Vec<String>,
@@ -141,6 +143,7 @@ impl Check {
         let mark = format!("engraft-{}:", Hash::of(seed.as_bytes()));
         let arguments = Arguments {
             file: &file,
+            pins: &self.pins.pins,
             params: &self.params,
             preset: self.preset.as_deref(),
             model: self.model.as_deref().unwrap_or(tiny.folder()),
@@ -257,7 +260,7 @@ impl Checking {
                         listed.print()?;
                         out::line(format_args!("laws, on {}:", self.report.model))?;
                     }
-                    self.report.plugin = Some(listed);
+                    self.report.plugin = Some(*listed);
                 }
                 Ok(Heard::Event(Event::Taken(taken))) if from == 0 => {
                     if !self.json && !taken.is_empty() {

@@ -12,8 +12,9 @@ use toml::{Table, Value};
 use super::Listed;
 use super::event::{Event, Fault, Outcome};
 use crate::base::Result;
+use crate::cli::Pins;
 use crate::laws::{self, Held, Trial};
-use crate::plugins::{Library, params};
+use crate::plugins::{Library, Pin, params};
 use crate::runtime::Device;
 
 /// What loading is called among the laws.
@@ -23,6 +24,8 @@ pub(super) const LOADS: &str = "loads";
 #[derive(Args)]
 pub(super) struct Try {
     file: PathBuf,
+    #[command(flatten)]
+    pins: Pins,
     #[arg(long = "param")]
     params: Vec<String>,
     #[arg(long)]
@@ -62,8 +65,8 @@ impl Try {
         let send = |event: Event| event.send(&self.mark);
         let mut given = params::of_command_line(self.preset.as_deref(), &self.params)?;
         send(Event::Begins(LOADS.into()))?;
-        let library = Arc::new(Library::load(&self.file, None)?);
-        send(Event::Plugin(Listed::of(&library)))?;
+        let library = Arc::new(Library::load(&self.file, &self.pins.pins)?);
+        send(Event::Plugin(Box::new(Listed::of(&library))))?;
         send(Event::Ends(Outcome::Kept))?;
 
         // Wrong parameters are told before a model is opened.
@@ -119,6 +122,7 @@ fn layers(specs: &[ParamSpec], given: &Table, count: Option<usize>) -> Table {
 /// The arguments that make a process a child.
 pub(super) struct Arguments<'a> {
     pub(super) file: &'a Path,
+    pub(super) pins: &'a [Pin],
     pub(super) params: &'a [String],
     pub(super) preset: Option<&'a Path>,
     pub(super) model: &'a Path,
@@ -134,6 +138,7 @@ impl Arguments<'_> {
         let mut command = std::process::Command::new("/proc/self/exe");
         command.args(["plugins", "try"]).arg(self.file).arg("--model").arg(self.model);
         command.arg("--corpus").arg(self.corpus).arg(format!("--mark={}", self.mark)).arg(format!("--from={from}"));
+        command.args(self.pins.iter().map(|pin| format!("--pin={pin}")));
         command.args(self.params.iter().map(|pair| format!("--param={pair}")));
         command.args(self.preset.iter().flat_map(|preset| ["--preset".as_ref(), preset.as_os_str()]));
         command.args(self.teaches.then_some("--teaches"));

@@ -15,7 +15,7 @@ pub(super) enum Event {
     /// From here on code of the plugin runs, until this ends or another begins.
     Begins(String),
     /// The library was loaded, and says this of itself.
-    Plugin(Listed),
+    Plugin(Box<Listed>),
     /// Parameters that nobody gave.
     Taken(Vec<String>),
     /// What became of a law.

@@ -65,8 +65,10 @@ struct Listed {
     calls: Vec<String>,
     needs_artefact: bool,
     file: String,
-    /// The BLAKE3 hash of the file's bytes.
+    /// The BLAKE3 hash of the file's bytes, by which manifests name it.
     hash: String,
+    /// What the file is pinned with: the SHA-256 of its bytes.
+    pin: String,
     params: Vec<Param>,
 }
 
@@ -102,6 +104,7 @@ impl Listed {
             needs_artefact: calls.needs_artefact,
             file: library.path().display().to_string(),
             hash: library.hash().to_string(),
+            pin: library.pin().to_string(),
             params: d.params.iter().map(param).collect(),
         }
     }
@@ -109,7 +112,8 @@ impl Listed {
     fn print(&self) -> Result<()> {
         out::line(format_args!("{} {} ({}): {}", self.name, self.version, self.family, self.summary))?;
         out::line(format_args!("  {}", self.paper))?;
-        out::line(format_args!("  {} ({})", self.file, self.hash))?;
+        out::line(format_args!("  {}", self.file))?;
+        out::line(format_args!("  pin: {}", self.pin))?;
         out::line(format_args!("  calls: {}", self.calls.join(", ")))?;
         for p in &self.params {
             let default = p.default.as_deref().unwrap_or("required");

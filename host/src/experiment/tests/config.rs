@@ -5,6 +5,7 @@ use engraft_plugin_api::ParamValue;
 use super::fake::{World, specs};
 use crate::base::{Error, Result};
 use crate::experiment::{Mode, Settings};
+use crate::plugins::Pin;
 
 /// `[code] message (help)`, with the file's folder left out.
 fn shown(world: &World, error: &Error) -> String {
@@ -41,7 +42,7 @@ fn a_misspelt_key_is_refused_with_its_place_and_the_nearest_key() {
     assert_eq!(
         refused("[[method]]", "[[method]]\nlabels = \"a\"", &[]),
         "[config-key] e.toml, line 9, column 1: unknown key `labels` (did you mean `label`? known: plugin, label, \
-         artefact, params)"
+         artefact, pin, params)"
     );
     assert_eq!(
         refused("[data]", "[statistics]\ncorpsu = \"a\"\n[data]", &[]),
@@ -77,6 +78,11 @@ fn a_wrong_value_is_refused_with_its_place() {
     assert_eq!(
         refused("path = \"model\"", "path = \"model\"\ndevice = \"gpu\"", &[]),
         "[config-value] e.toml, line 5, column 10: `device` takes \"cpu\", \"cuda\" or \"cuda:1\", found \"gpu\""
+    );
+    assert_eq!(
+        refused("[[method]]", "[[method]]\npin = \"sha1:00\"", &[]),
+        "[config-value] e.toml, line 9, column 7: `sha1:00` is not a pin: expected `sha256:` and 64 lower-case \
+         hexadecimal digits (`engraft plugins list` shows the pin of every plugin)"
     );
     assert_eq!(with("seed = = 1").split(':').next(), Some("[config-syntax] e.toml, line 2, column 8"));
     assert_eq!(with("seed = 1\nseed = 2").split(':').next(), Some("[config-syntax] e.toml, line 3, column 1"));
@@ -138,9 +144,19 @@ fn overrides_are_checked_like_the_file() {
 #[test]
 fn settings_are_resolved_and_resolve_to_themselves() {
     let world = World::new();
+    let pin = Pin::of(b"a library");
+    let pinned = format!("method.0.pin={pin}");
     let settings = world
-        .settings(&["method.0.params.layer=2", "run.mode=batch", "model.device=cuda:1", "data.limit=3", "seed=5"])
+        .settings(&[
+            "method.0.params.layer=2",
+            "run.mode=batch",
+            "model.device=cuda:1",
+            "data.limit=3",
+            "seed=5",
+            &pinned,
+        ])
         .unwrap();
+    assert_eq!(settings.methods[0].pin, Some(pin));
     assert_eq!((settings.name.as_str(), settings.seed, settings.mode), ("a run", 5, Mode::Batch));
     assert_eq!((settings.device.as_str(), settings.data.limit, settings.text), ("cuda:1", Some(3), 12));
     assert_eq!(settings.model, world.folder.path().join("model"));

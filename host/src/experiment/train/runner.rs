@@ -8,8 +8,7 @@ use engraft_plugin_api::{Checkpoint, Level, MethodError, TrainData};
 
 use super::logbook::Logbook;
 use super::plan::{Learner, TrainPlan};
-use crate::base::{Cancel, Class, Error, Hash, Result, codes as base_codes, random};
-use crate::experiment::clock;
+use crate::base::{Cancel, Class, Error, Hash, Result, clock, codes as base_codes, random};
 use crate::experiment::model_bench::ModelWorkbench;
 use crate::experiment::workbench::Workbench;
 use crate::plugins::{Access, ArtefactFile, Listener, params};

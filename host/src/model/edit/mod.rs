@@ -8,6 +8,7 @@ pub(in crate::model) mod narrow;
 pub(in crate::model) mod splice;
 pub(in crate::model) mod statistic;
 
+use std::path::Path;
 use std::sync::Arc;
 
 use engraft_plugin_api::{Change, EditRequest, Params, Place, RunRequest, SlotGate, Slots, Tensor};
@@ -21,7 +22,7 @@ use super::run::feed;
 use crate::base::{Error, Hash, Result};
 use crate::hooks::{check_place, check_slot_branch};
 use crate::weights::{
-    Action, Checked, Entry, Patch, PatchId, check_delta, check_part, check_slots, codes as weight_codes, slot_key,
+    Checked, Entry, Patch, PatchId, check_delta, check_part, check_slots, codes as weight_codes, slot_key,
 };
 
 /// What a method proposed, with where it came from.
@@ -184,7 +185,7 @@ impl Model {
         self.set_state(next);
         if let Some(before) = before {
             let mut undo = |error: Error| -> Result<PatchId> {
-                journal.rollback(&id, previous.hash)?;
+                journal.rollback(&[(id.clone(), previous.hash)])?;
                 self.set_state(self.sum(previous.patches.clone())?);
                 Err(error)
             };
@@ -205,17 +206,33 @@ impl Model {
     /// Takes any active patch out of the model, and verifies that the rest is as if it had never been there.
     ///
     /// # Errors
-    /// `patch-unknown`; `rollback-differs` if the sum does not have the hash it must have.
+    /// `patch-unknown`; `rollback-differs` if the sum does not have the hash it must have. Nothing is changed then.
     pub fn rollback(&self, id: &PatchId) -> Result<()> {
+        self.rollback_all(std::slice::from_ref(id))
+    }
+
+    /// As [`Model::rollback`] for several patches, all or none of them: each is verified before anything is written, and
+    /// a request sees the model with all of them or without any.
+    ///
+    /// # Errors
+    /// As [`Model::rollback`]; `patch-unknown` also for a patch that is named twice.
+    pub fn rollback_all(&self, ids: &[PatchId]) -> Result<()> {
         let mut journal = self.journal.lock().unwrap_or_else(|e| e.into_inner());
-        let patches: Vec<_> = journal.active().iter().filter(|(i, _)| i != id).cloned().collect();
-        let next = self.sum(patches)?;
-        let recorded = recorded_state(journal.entries(), &next.patches);
-        if let Some(recorded) = recorded.filter(|r| *r != next.hash) {
-            let text = format!("without {id} the model has the state {}, the journal says {recorded}", next.hash);
-            return Err(Error::new(&codes::ROLLBACK_DIFFERS, text));
+        let recorded = journal.history().states_without(ids)?;
+        let mut patches = journal.active().to_vec();
+        let (mut done, mut last) = (Vec::with_capacity(ids.len()), None);
+        for (id, recorded) in ids.iter().zip(recorded) {
+            patches.retain(|(other, _)| other != id);
+            let next = self.sum(patches.clone())?;
+            if let Some(recorded) = recorded.filter(|r| *r != next.hash) {
+                let text = format!("without {id} the model has the state {}, the journal says {recorded}", next.hash);
+                return Err(Error::new(&codes::ROLLBACK_DIFFERS, text));
+            }
+            done.push((id.clone(), next.hash));
+            last = Some(next);
         }
-        journal.rollback(id, next.hash)?;
+        let Some(next) = last else { return Ok(()) };
+        journal.rollback(&done)?;
         self.set_state(next);
         Ok(())
     }
@@ -227,7 +244,15 @@ impl Model {
 
     /// Everything that was committed and rolled back, oldest first.
     pub fn history(&self) -> Vec<Entry> {
-        self.journal.lock().unwrap_or_else(|e| e.into_inner()).entries().to_vec()
+        self.journal.lock().unwrap_or_else(|e| e.into_inner()).history().entries().to_vec()
+    }
+
+    /// The active patch whose identifier begins so.
+    ///
+    /// # Errors
+    /// `patch-unknown`, also if it was rolled back; `patch-ambiguous` if there are several.
+    pub fn find_patch(&self, prefix: &str) -> Result<PatchId> {
+        self.journal.lock().unwrap_or_else(|e| e.into_inner()).history().find_active(prefix)
     }
 
     /// The hash of the sum of the active patches, to the bit. Equal hashes on one base model are equal models.
@@ -238,18 +263,24 @@ impl Model {
     /// Takes up the patches that the journal says are active.
     pub(in crate::model) fn restore(&self) -> Result<()> {
         let journal = self.journal.lock().unwrap_or_else(|e| e.into_inner());
-        if journal.active().is_empty() {
-            return Ok(());
-        }
+        let (Some(of), Some(state)) = (journal.history().base(), journal.history().state()) else { return Ok(()) };
+        let folder = journal.folder().unwrap_or(Path::new("."));
         let base = self.hash()?;
-        if let Some((id, patch)) = journal.active().iter().find(|(_, p)| p.base != base) {
-            let text = format!("the journal's patch {id} is of the base model {}, this is {base}", patch.base);
-            return Err(Error::new(&weight_codes::PATCH_BASE, text));
+        if of != base {
+            let text = format!("the journal in `{}` is of the base model {of}, this is {base}", folder.display());
+            let help = "open the model that the journal was begun with, or begin another journal";
+            return Err(Error::new(&weight_codes::PATCH_BASE, text).help(help));
         }
         for (_, patch) in journal.active() {
             self.check_shapes(&patch.changes)?;
         }
-        self.set_state(self.sum(journal.active().to_vec())?);
+        let sum = self.sum(journal.active().to_vec())?;
+        if sum.hash != state {
+            let at = folder.display();
+            let text = format!("the patches of the journal in `{at}` sum to the state {}, it says {state}", sum.hash);
+            return Err(Error::new(&weight_codes::JOURNAL_STATE, text));
+        }
+        self.set_state(sum);
         Ok(())
     }
 
@@ -317,20 +348,4 @@ fn opened(change: &Change) -> Option<Change> {
         None => None,
     };
     Some(Change::Slots(Slots { keys: silent(&slots.keys), bias: open(&slots.bias)?, gate, ..slots.clone() }))
-}
-
-/// The state that the journal recorded when exactly `patches` were active, the last time they were.
-fn recorded_state(entries: &[Entry], patches: &[(PatchId, Arc<Patch>)]) -> Option<Hash> {
-    let mut active: Vec<&PatchId> = Vec::new();
-    let mut found = None;
-    for entry in entries {
-        match entry.action {
-            Action::Commit => active.push(&entry.patch),
-            Action::Rollback => active.retain(|id| **id != entry.patch),
-        }
-        if active.len() == patches.len() && active.iter().zip(patches).all(|(a, (b, _))| *a == b) {
-            found = Some(entry.state);
-        }
-    }
-    found
 }

@@ -43,7 +43,7 @@ impl Model {
     /// in fewer bits than float32. The running model adds low-rank deltas unrounded and loses nothing of them.
     pub fn rounding(&self, id: &PatchId) -> Vec<Rounding> {
         let journal = self.journal.lock().unwrap_or_else(|e| e.into_inner());
-        let entry = journal.entries().iter().rfind(|e| e.patch == *id && !e.rounding.is_empty());
+        let entry = journal.history().entries().iter().rfind(|e| e.patch == *id && !e.rounding.is_empty());
         entry.map(|e| e.rounding.clone()).unwrap_or_default()
     }
 

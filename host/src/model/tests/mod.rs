@@ -6,6 +6,7 @@ mod case;
 mod delegates;
 mod halves;
 mod intercepted;
+mod journals;
 mod lean;
 mod routes;
 mod slots;

@@ -3,13 +3,13 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// `20260801-120000`
-pub(super) fn compact(time: SystemTime) -> String {
+pub(crate) fn compact(time: SystemTime) -> String {
     let [year, month, day, hour, minute, second] = civil(time);
     format!("{year:04}{month:02}{day:02}-{hour:02}{minute:02}{second:02}")
 }
 
 /// `2026-08-01T12:00:00Z`
-pub(super) fn iso(time: SystemTime) -> String {
+pub(crate) fn iso(time: SystemTime) -> String {
     let [year, month, day, hour, minute, second] = civil(time);
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
 }
