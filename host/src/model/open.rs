@@ -188,7 +188,7 @@ impl Model {
             footprint,
             state: RwLock::new(Arc::new(State::base())),
             journal: Mutex::new(Journal::in_memory()),
-            attached: Attached::default(),
+            attached: Attachments::default(),
             modules: Modules::default(),
             grafts: Shelf::of(GRAFTS),
         })
