@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use engraft::base::{Cancel, Error};
 use engraft::model::{Continuation, End, Model, Question, View};
-use engraft::plugins::{Access, Interception, Method};
+use engraft::plugins::{Access, Attachment, Method};
 use engraft::weights::PatchId;
 use engraft_plugin_api::{ActivePatch, GenerateRequest, Route, RouteQuery};
 use engraft_tests::{atlas, library, method, open, requests};
@@ -26,7 +26,7 @@ struct Told {
 impl Told {
     fn new(model: Model) -> Self {
         let method = Arc::new(method(&library("engraft_ike"), PARAMS));
-        Interception::attach(&method, &model);
+        Attachment::attach(&method, &model);
         let request = requests(1).remove(0);
         let prompt = request.filled().expect("fits");
         let head = format!("New fact: {prompt} {}. ", request.target.new);
