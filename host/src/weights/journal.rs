@@ -125,8 +125,12 @@ impl Journal {
         self.history.states_without(&ids)?;
         let base = self.history.base().unwrap_or_else(|| Hash::of(b""));
         let lines = done.iter().map(|(id, state)| (Action::Rollback, id.clone(), base, *state, Vec::new()));
+        let mut places: Vec<usize> = ids.iter().filter_map(|id| self.history.position(id)).collect();
+        places.sort_unstable_by(|a, b| b.cmp(a));
         self.append(lines)?;
-        self.active.retain(|(id, _)| self.history.position(id).is_some());
+        for place in places {
+            self.active.remove(place);
+        }
         Ok(())
     }
 
