@@ -449,7 +449,8 @@ mod tests {
             version: "0.1.0".into(),
             params: Params(BTreeMap::from([
                 ("layer".into(), ParamValue::Integer(1)),
-                ("v_lr".into(), ParamValue::Number(0.5)),
+                // One of the numbers that a quick way of reading decimals gets wrong in the last bit.
+                ("v_lr".into(), ParamValue::Number(0.972_727_272_727_272_7)),
                 ("lengths".into(), ParamValue::List(vec![ParamValue::Integer(5)])),
             ])),
             artefact: Some(Hash::of(b"learnt")),

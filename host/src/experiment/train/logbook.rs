@@ -257,8 +257,6 @@ mod tests {
         };
         (1..500).for_each(|step| line(0, step));
         let before = std::fs::read_to_string(&path).unwrap();
-        let anew: Vec<String> = book.lines().unwrap().iter().map(|line| serde_json::to_string(line).unwrap()).collect();
-        assert_ne!(anew.join("\n") + "\n", before, "no number of these is another one once it is read");
         book.forget(1, 0).unwrap();
         assert_eq!(std::fs::read_to_string(&path).unwrap(), before);
         (1..9).for_each(|step| line(1, step));
