@@ -18,13 +18,19 @@ codes! {
     Config DECODING "decoding-invalid" "What was asked of the choice of the next token cannot be: a temperature must be \
         above 0, the number of most probable tokens at least 1, their share of the probability above 0 and at most 1, \
         and a stop text must not be empty. For the most probable token at every step, ask for greedy decoding.";
+    Runtime LOGITS_NOT_FINITE "logits-not-finite" "A pass gave NaN, or an infinity as the greatest logit, where a token was to \
+        be chosen or scored: there is no most probable token, and no answer is made up. Patches that make activations \
+        overflow are the usual cause, in float16 above all; look at the model without them (`--patch none`), then at each.";
     Model CACHE_SHAPE "cache-shape" "After a pass the graph gave back cached keys or values of another shape than those \
         of every position so far. A cache that forgets old positions, as some exports of models with a sliding window \
         have, is not read. Export the model with a cache that keeps every position, or without one.";
-    Runtime NO_EFFECT "edit-no-effect" "The changes were applied, but the model's probe logits are the same to the bit: \
-        the edit did not reach the running model. It was taken back. A change so small that it is lost in rounding, \
+    Runtime NO_EFFECT "edit-no-effect" "The changes were tried, but the model's probe logits are the same to the bit: \
+        the edit does not reach the running model. Nothing was changed. A change so small that it is lost in rounding, \
         or a delta of zeros, is the usual cause. At an export: the weights are kept in fewer bits than float32, and \
         rounding to them leaves nothing of any delta, so the exported model would be the unedited one.";
+    Plugin EDIT_NOT_FINITE "edit-not-finite" "The changes were tried, and of the model's probe logits some became NaN or \
+        infinite: with them the model says nothing. Nothing was changed. A delta that is finite by itself can still be \
+        so large that activations overflow, in float16 above all; look at the method's learning rate and clamp.";
     Runtime ROLLBACK_DIFFERS "rollback-differs" "After a rollback the sum of the active patches does not have the hash \
         that the journal recorded for it. The model is not what it was: open it anew. Please report this.";
     Plugin REFERENCE_SHAPE "kl-reference-shape" "The recorded distribution of a divergence term does not have one \
@@ -51,6 +57,11 @@ codes! {
     Plugin SPLICE_NOT_FINITE "splice-not-finite" "A splice was tried on the probe and made NaN or an infinity; the message \
         names the site. Nothing was changed. A division by a distance or a norm that is zero is the usual cause, and in \
         models of float16 a number beyond 65504.";
+    Plugin SPLICE_MIXES "splice-mixes" "A splice was tried on the probe, alone, beside another row of the batch, and with \
+        more tokens behind it, and what it made of the probe was not the same. A row must not depend on the rows that \
+        happen to share its batch. What a position holds must not depend on later ones either, or texts would be \
+        continued otherwise than they are scored; a splice that needs the whole prompt says `whole_rows`, and is then \
+        shown whole rows in every pass. Nothing was changed. A mean or a maximum over the wrong axis is the usual cause.";
     Plugin ROUTE_METHOD "route-method" "A patch has a method decide what becomes of requests, and the method that made it \
         is not attached to the model with the same parameters. A patch alone cannot do what its method does. Load the \
         method's plugin and attach it before the patch is applied, choose other patches for the request, or roll the \
@@ -61,8 +72,9 @@ codes! {
         does not hold, gave a prompt without tokens or with tokens that the model lacks, or a share outside of 0 to 1. \
         The request ended with this error, and the model serves on. This is a fault of the method.";
     Plugin ROUTE_VOCAB "route-vocab" "The network that a method lets answer does not give finite logits \
-        `[rows, columns, vocab]` of the vocabulary of the model that is edited, as its first output. A network with a \
-        tokenizer of its own cannot answer for the model. Train or export it with the model's tokenizer.";
+        `[rows, columns, vocab]` of the vocabulary of the model that is edited, as its first output, or the \
+        `tokenizer.json` beside it gives ids another meaning than the model's does. A network with another vocabulary \
+        cannot answer for the model. Train or export it with the model's tokenizer.";
     Plugin ROUTE_TRIAL "route-trial" "A pass was asked for under a trial change that routes. A trial change does not say \
         which method is to be asked for it, so routes act only in patches that are committed. This is a defect of the \
         plugin: it is to leave the route, and what intercepts, out of the changes that it tries.";

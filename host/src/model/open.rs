@@ -316,8 +316,8 @@ impl Model {
     }
 
     /// Swaps the sum of patches in one step.
-    pub(super) fn set_state(&self, state: State) {
-        *self.state.write().unwrap_or_else(|e| e.into_inner()) = Arc::new(state);
+    pub(super) fn set_state(&self, state: Arc<State>) {
+        *self.state.write().unwrap_or_else(|e| e.into_inner()) = state;
     }
 }
 

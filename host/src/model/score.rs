@@ -35,7 +35,7 @@ impl Model {
     /// Scores continuations, in order. Rows share a batch; only the logits that are read are formed.
     ///
     /// # Errors
-    /// As [`Model::run`]; `row-empty` if a prompt or continuation is empty.
+    /// As [`Model::run`]; `row-empty` if a prompt or continuation is empty; `logits-not-finite`.
     pub fn score(&self, continuations: &[Continuation]) -> Result<Vec<ScoredContinuation>> {
         self.score_seeing(continuations, &View::default(), None)
     }
@@ -156,7 +156,7 @@ fn score_line(
         let line = own.map(|own| own[number]);
         let mixed = others.as_ref().map(|(others, mix)| mixed(line, &others[number], *mix));
         let line = mixed.as_deref().or(line).unwrap_or_default();
-        let top = argmax(line);
+        let top = argmax(line, || format!("the target token {number} of a continuation"))?;
         let max = f64::from(line[top as usize]);
         let sum: f64 = line.iter().map(|&v| (f64::from(v) - max).exp()).sum();
         let at = line.get(token as usize).ok_or_else(|| {

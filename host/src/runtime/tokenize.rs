@@ -133,6 +133,15 @@ impl Tokenizer {
         })
     }
 
+    /// The smallest id that both tokenizers know and spell differently: the id, as it is spelled here, and there.
+    pub fn first_difference(&self, other: &Self) -> Option<(u32, String, String)> {
+        if self.hash() == other.hash() {
+            return None;
+        }
+        let spelled = |id| Some((id, self.0.tokenizer.id_to_token(id)?, other.0.tokenizer.id_to_token(id)?));
+        (0..=self.0.largest?).filter_map(spelled).find(|(_, here, there)| here != there)
+    }
+
     /// The hash of `tokenizer.json`.
     pub fn hash(&self) -> Hash {
         self.0.hash

@@ -93,12 +93,11 @@ impl Journal {
         self.history.position(id).map(|at| &self.active[at].1)
     }
 
-    /// Records a commit. `state` is the hash of the sum with it, `rounding` what narrow weights lose of its deltas.
+    /// That a patch can be committed.
     ///
     /// # Errors
-    /// `patch-applied`; `patch-base` if earlier entries are of another base model; `file-write` or `disk-full`. Nothing
-    /// is recorded then.
-    pub fn commit(&mut self, patch: Arc<Patch>, state: Hash, rounding: Vec<Rounding>) -> Result<PatchId> {
+    /// `patch-applied` if it is active; `patch-base` if earlier entries are of another base model.
+    pub fn check_new(&self, patch: &Patch) -> Result<()> {
         let id = patch.id();
         if self.get(&id).is_some() {
             return Err(Error::new(&codes::PATCH_APPLIED, format!("the patch {id} is active already")));
@@ -107,6 +106,16 @@ impl Journal {
             let text = format!("the patch {id} is of the base model {}, the journal of {base}", patch.base);
             return Err(Error::new(&codes::PATCH_BASE, text));
         }
+        Ok(())
+    }
+
+    /// Records a commit. `state` is the hash of the sum with it, `rounding` what narrow weights lose of its deltas.
+    ///
+    /// # Errors
+    /// As [`Journal::check_new`]; `file-write` or `disk-full`. Nothing is recorded then.
+    pub fn commit(&mut self, patch: Arc<Patch>, state: Hash, rounding: Vec<Rounding>) -> Result<PatchId> {
+        self.check_new(&patch)?;
+        let id = patch.id();
         if let Some(kept) = &self.kept {
             patch.save(&patch_path(&kept.folder, &id))?;
         }

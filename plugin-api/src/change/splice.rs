@@ -37,6 +37,10 @@ pub fn read_of(index: usize) -> String {
 /// - [`POSITIONS`], [`MASK`], [`PROMPT_END`], [`GATE`];
 /// - each of `tables` by its name, and [`gate_of`] each stacked table.
 ///
+/// What it makes of a row does not depend on the other rows of the batch, whose number and company are the host's; nor,
+/// unless `whole_rows`, on later columns of the row, which are not there yet while a text is continued. A commit tries
+/// both on a probe and refuses a splice that mixes them (`splice-mixes`).
+///
 /// The host keeps the old value, to the bit, in rows whose gate is 0. A row may see only its newest columns (where
 /// keys and values of earlier ones are kept): positions tell, and `whole_rows` prevents it.
 ///

@@ -19,6 +19,7 @@ use super::intercept::{Intercepts, intercepts};
 use super::open::{Model, State};
 use super::route::Routes;
 use super::run::feed;
+use super::run::visible::Visible;
 use crate::base::{Error, Hash, Result};
 use crate::hooks::{check_place, check_slot_branch};
 use crate::weights::{
@@ -137,8 +138,9 @@ impl Model {
 
     /// Makes a proposal part of the model, as one patch.
     ///
-    /// Every change is checked, the journal is written, the sum of patches is swapped in one step, and probe logits
-    /// are compared: an edit that does not reach the running model is taken back and is an error. A proposal without
+    /// Every change is checked, and the sum with the patch is proven by probe logits, which must be numbers and differ
+    /// from those before, while requests go on with the sum before; then the journal is written, and the sum swapped in
+    /// one step. What fails on the way leaves no trace. A proposal without
     /// changes to weights, slots, splices or interceptions has no effect on a pass. Slots may be silent at the probe:
     /// such are proven by probe logits with all of the patch's slots held open. Splices and interceptions may be silent
     /// there; splices must make finite numbers of it, which is tried before anything is written. What a method makes of
@@ -146,7 +148,7 @@ impl Model {
     /// noted in the journal: [`Model::rounding`].
     ///
     /// # Errors
-    /// As [`Model::validate`]; `patch-applied`; `edit-no-effect`; `intercept-method` or `route-method`; `splice-conflict` or
+    /// As [`Model::validate`]; `patch-applied`; `edit-no-effect`; `edit-not-finite`; `intercept-method` or `route-method`; `splice-conflict` or
     /// `splice-table` if a splice cannot stand beside those of active patches; `splice-not-finite`; what the journal or
     /// the runtime meets.
     pub fn commit(&self, proposal: Proposal) -> Result<PatchId> {
@@ -171,35 +173,23 @@ impl Model {
         let rounding = self.rounding_of(&patch.changes)?;
         let patch = Arc::new(patch);
         let mut journal = self.journal.lock().unwrap_or_else(|e| e.into_inner());
+        journal.check_new(&patch)?;
         let mut patches = journal.active().to_vec();
         patches.push((patch.id(), patch.clone()));
         self.check_parts(&patches)?;
-        let next = self.sum(patches)?;
+        let next = Arc::new(self.sum(patches)?);
         self.try_splices(&patch)?;
         let acts = patch.changes.iter().any(|c| {
             matches!(c, Change::Weight { .. } | Change::Slots(_) | Change::Intercept { .. } | Change::Splice(_))
         });
-        let before = if acts { Some(self.probe(&patch, Vec::new())?) } else { None };
-        let previous = self.state();
-        let id = journal.commit(patch.clone(), next.hash, rounding)?;
-        self.set_state(next);
-        if let Some(before) = before {
-            let mut undo = |error: Error| -> Result<PatchId> {
-                journal.rollback(&[(id.clone(), previous.hash)])?;
-                self.set_state(self.sum(previous.patches.clone())?);
-                Err(error)
-            };
-            match self.shows(&patch, &before) {
-                Ok(true) => {}
-                // What a method or a splice makes of an activation may depend on the text.
-                Ok(false) if intercepts(&patch.changes) || splices(&patch.changes).next().is_some() => {}
-                Ok(false) => {
-                    let text = format!("the patch {id} of `{}` leaves the probe logits as they were", patch.method);
-                    return undo(Error::new(&codes::NO_EFFECT, text));
-                }
-                Err(error) => return undo(error),
-            }
+        // What a method or a splice makes of an activation may depend on the text.
+        let may_be_silent = intercepts(&patch.changes) || splices(&patch.changes).next().is_some();
+        if acts && !self.shows(&patch, &next)? && !may_be_silent {
+            let text = format!("the patch {} of `{}` leaves the probe logits as they were", patch.id(), patch.method);
+            return Err(Error::new(&codes::NO_EFFECT, text));
         }
+        let id = journal.commit(patch, next.hash, rounding)?;
+        self.set_state(next);
         Ok(id)
     }
 
@@ -233,7 +223,7 @@ impl Model {
         }
         let Some(next) = last else { return Ok(()) };
         journal.rollback(&done)?;
-        self.set_state(next);
+        self.set_state(Arc::new(next));
         Ok(())
     }
 
@@ -280,7 +270,7 @@ impl Model {
             let text = format!("the patches of the journal in `{at}` sum to the state {}, it says {state}", sum.hash);
             return Err(Error::new(&weight_codes::JOURNAL_STATE, text));
         }
-        self.set_state(sum);
+        self.set_state(Arc::new(sum));
         Ok(())
     }
 
@@ -295,23 +285,34 @@ impl Model {
         Ok(State { hash, patches, overlay, values, intercepts, grafts, routes, sums: Arc::default() })
     }
 
-    /// True if a patch that was made part of the model shows in the probe logits, which were `before`.
-    fn shows(&self, patch: &Patch, before: &[u32]) -> Result<bool> {
-        let after = self.probe(patch, Vec::new())?;
-        if after != before {
+    /// True if a patch shows in the probe logits of the sum with it, `next`, which no request sees yet.
+    ///
+    /// # Errors
+    /// `edit-not-finite` if they are no numbers with it and are without it.
+    fn shows(&self, patch: &Patch, next: &Arc<State>) -> Result<bool> {
+        let (before, after) = (self.probe(patch, self.state(), &[])?, self.probe(patch, next.clone(), &[])?);
+        let bad = |logits: &[f32]| logits.iter().filter(|v| v.is_nan() || **v == f32::INFINITY).count();
+        if bad(&after) > 0 && bad(&before) == 0 {
+            let text = format!("with the patch {} of `{}` {} of", patch.id(), patch.method, bad(&after));
+            let text = format!("{text} the {} probe logits are NaN or infinite", after.len());
+            return Err(Error::new(&codes::EDIT_NOT_FINITE, text));
+        }
+        let bits = |logits: &[f32]| logits.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
+        if bits(&after) != bits(&before) {
             return Ok(true);
         }
         let open: Vec<Change> = patch.changes.iter().filter_map(opened).collect();
-        Ok(!open.is_empty() && self.probe(patch, open)? != after)
+        Ok(!open.is_empty() && bits(&self.probe(patch, next.clone(), &open)?) != bits(&after))
     }
 
-    /// Logits after every token of the first request's prompt and target, under trial changes; where there is no text,
-    /// of a row over the vocabulary.
-    fn probe(&self, patch: &Patch, under: Vec<Change>) -> Result<Vec<u32>> {
+    /// Logits after every token of the first request's prompt and target, of a sum of patches under trial changes;
+    /// where there is no text, of a row over the vocabulary.
+    fn probe(&self, patch: &Patch, state: Arc<State>, under: &[Change]) -> Result<Vec<f32>> {
         let request = self.probe_of(patch)?;
         let logits = (0..request.rows[0].len()).map(|pos| Place { row: 0, pos }).collect();
-        let reply = self.run(&RunRequest { logits, under, ..request })?;
-        Ok(reply.logits.as_f32()?.iter().map(|v| v.to_bits()).collect())
+        let seen = self.seen_on(state, under)?;
+        let reply = self.run_seen(&RunRequest { logits, ..request }, &seen, &Visible::all(1), None)?;
+        Ok(reply.logits.into_f32()?)
     }
 
     /// The row that a patch is proven on, with the end of its prompt.

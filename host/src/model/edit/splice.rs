@@ -108,19 +108,21 @@ impl Model {
         Ok(())
     }
 
-    /// That the splices of a patch make numbers of the probe.
+    /// That the splices of a patch make numbers of the probe, and the same ones whatever rows it shares a batch with and,
+    /// but for splices that want whole rows, whatever tokens follow.
     ///
     /// # Errors
-    /// `splice-not-finite`, or what the runtime finds wrong with the graph.
+    /// `splice-not-finite`, `splice-mixes`, or what the runtime finds wrong with the graph.
     pub(in crate::model) fn try_splices(&self, patch: &Patch) -> Result<()> {
         let taps: Vec<Tap> = splices(&patch.changes).map(|s| Tap { site: s.writes, places: None }).collect();
         if taps.is_empty() {
             return Ok(());
         }
-        let under = patch.changes.iter().filter(|c| !matches!(c, Change::Intercept { .. })).cloned().collect();
+        let acts = |c: &&Change| !matches!(c, Change::Intercept { .. } | Change::Route);
+        let under: Vec<Change> = patch.changes.iter().filter(acts).cloned().collect();
         let sites: Vec<String> = taps.iter().map(|tap| format!("`{}`", tap.site)).collect();
-        let reply = self.run(&RunRequest { taps, under, ..self.probe_of(patch)? });
-        let reply = reply.map_err(|e| {
+        let alone = RunRequest { taps, under, ..self.probe_of(patch)? };
+        let reply = self.run(&alone).map_err(|e| {
             let text = format!("the probe did not run with a splice at {}", sites.join(" and "));
             Error::new(e.code(), text).because(e)
         })?;
@@ -131,6 +133,57 @@ impl Model {
                 return Err(Error::new(&codes::SPLICE_NOT_FINITE, text));
             }
         }
-        Ok(())
+        let whole: Vec<bool> = splices(&patch.changes).map(|s| s.whole_rows).collect();
+        let mixes = |i: usize, with: &str| {
+            let text = format!("what the splice at {} makes of the probe is another with {with}", sites[i]);
+            Err(Error::new(&codes::SPLICE_MIXES, text))
+        };
+        if let Some(i) = self.first_difference(&alone, &self.beside_another(&alone))? {
+            return mixes(i, "another row in its batch");
+        }
+        let longer = self.with_more_behind(&alone);
+        match longer.map(|longer| self.first_difference(&alone, &longer)).transpose()?.flatten() {
+            Some(i) if !whole[i] => mixes(i, "more tokens behind it"),
+            _ => Ok(()),
+        }
+    }
+
+    /// The probe with a row of other tokens, as long.
+    fn beside_another(&self, alone: &RunRequest) -> RunRequest {
+        let vocab = self.anatomy().vocab as u32;
+        let other = alone.rows[0].iter().map(|id| (id + vocab / 2) % vocab).collect();
+        let (rows, end) = (vec![alone.rows[0].clone(), other], alone.prompt_ends[0]);
+        RunRequest { rows, prompt_ends: vec![end; 2], ..alone.clone() }
+    }
+
+    /// The probe with its first tokens once more behind it, or none where the context ends.
+    fn with_more_behind(&self, alone: &RunRequest) -> Option<RunRequest> {
+        let row = &alone.rows[0];
+        let room = self.anatomy().context.unwrap_or(usize::MAX).saturating_sub(row.len()).min(3);
+        let more: Vec<u32> = row.iter().cycle().take(room).copied().collect();
+        (room > 0).then(|| RunRequest { rows: vec![[row.as_slice(), &more].concat()], ..alone.clone() })
+    }
+
+    /// The number of the first tap that is not the same at the positions of the first row of `alone` in both passes,
+    /// beyond what rounding does; none where the model without the changes differs as well.
+    fn first_difference(&self, alone: &RunRequest, other: &RunRequest) -> Result<Option<usize>> {
+        let differs = |under: &[Change]| -> Result<Option<usize>> {
+            let of = |request: &RunRequest| self.run(&RunRequest { under: under.to_vec(), ..request.clone() });
+            let (a, b) = (of(alone)?, of(other)?);
+            for (i, (a, b)) in a.taps.iter().zip(&b.taps).enumerate() {
+                let (a, b) = (a.as_f32()?, b.as_f32()?);
+                let scale = a.iter().fold(0.0f32, |m, v| m.max(v.abs()));
+                let bound = scale * (64.0 * self.roundoff()).max(1e-3);
+                // Positions are the second axis, so that the first row's are at the head.
+                if !a.iter().zip(b).all(|(a, b)| (a - b).abs() <= bound) {
+                    return Ok(Some(i));
+                }
+            }
+            Ok(None)
+        };
+        match differs(&alone.under)? {
+            Some(i) if differs(&[])?.is_none() => Ok(Some(i)),
+            _ => Ok(None),
+        }
     }
 }

@@ -29,16 +29,20 @@ pub(super) fn check(decoding: &Decoding) -> Result<()> {
 }
 
 /// The next token of one row. A draw depends on the seed, the row and the step alone.
-pub(super) fn choose(logits: &[f32], decoding: &Decoding, row: usize, step: usize) -> u32 {
-    match decoding {
-        Decoding::Greedy => argmax(logits),
-        Decoding::Sample(sampling) => draw(logits, sampling, row, step),
-    }
+///
+/// # Errors
+/// `logits-not-finite`
+pub(super) fn choose(logits: &[f32], decoding: &Decoding, row: usize, step: usize) -> Result<u32> {
+    let most = argmax(logits, || format!("row {row}, new token {step}"))?;
+    Ok(match decoding {
+        Decoding::Greedy => most,
+        Decoding::Sample(sampling) => draw(logits, logits[most as usize], sampling, row, step),
+    })
 }
 
-/// Temperature, then the most probable `top_k`, then the fewest of them that reach `top_p`, then a draw.
-fn draw(logits: &[f32], sampling: &Sampling, row: usize, step: usize) -> u32 {
-    let top = logits[argmax(logits) as usize];
+/// Temperature, then the most probable `top_k`, then the fewest of them that reach `top_p`, then a draw. `top` is the
+/// greatest logit.
+fn draw(logits: &[f32], top: f32, sampling: &Sampling, row: usize, step: usize) -> u32 {
     let weight = |t: &u32| f64::from((logits[*t as usize] - top) / sampling.temperature).exp();
     let sum = |tokens: &[u32]| tokens.iter().map(weight).sum::<f64>();
     let all = || (0..logits.len() as u32).collect::<Vec<_>>();
@@ -92,15 +96,24 @@ fn leading(logits: &[f32], n: usize) -> Vec<u32> {
     order
 }
 
-/// The index of the greatest value; the first of several.
-pub(in crate::model) fn argmax(values: &[f32]) -> u32 {
-    let mut best = 0;
-    for (i, v) in values.iter().enumerate() {
-        if *v > values[best] {
+/// The index of the greatest logit; the first of several. A token that is ruled out has a logit of negative infinity.
+///
+/// # Errors
+/// `logits-not-finite`, with where they are, if one is NaN or the greatest is no number.
+pub(in crate::model) fn argmax(logits: &[f32], place: impl FnOnce() -> String) -> Result<u32> {
+    let (mut best, mut nan) = (0, 0);
+    for (i, v) in logits.iter().enumerate() {
+        nan += usize::from(v.is_nan());
+        if *v > logits[best] {
             best = i;
         }
     }
-    best as u32
+    if nan > 0 || !logits.get(best).is_some_and(|top| top.is_finite()) {
+        let what = if nan > 0 { format!("{nan} NaN among") } else { "no finite maximum of".to_owned() };
+        let text = format!("{what} the {} logits of {}", logits.len(), place());
+        return Err(Error::new(&codes::LOGITS_NOT_FINITE, text));
+    }
+    Ok(best as u32)
 }
 
 #[cfg(test)]
@@ -110,7 +123,7 @@ mod tests {
     fn shares(logits: &[f32], sampling: Sampling) -> Vec<f64> {
         let mut counts = vec![0.0; logits.len()];
         for step in 0..4096 {
-            counts[choose(logits, &Decoding::Sample(sampling), 0, step) as usize] += 1.0 / 4096.0;
+            counts[choose(logits, &Decoding::Sample(sampling), 0, step).unwrap() as usize] += 1.0 / 4096.0;
         }
         counts
     }
@@ -130,8 +143,22 @@ mod tests {
                 assert!((share - weight(i) / total).abs() < 0.03, "{temperature} {top_k:?} {i}: {share}");
             }
         }
-        assert_eq!(choose(&logits, &Decoding::Sample(Sampling { top_k: Some(1), ..plain }), 0, 0), 1);
-        assert_eq!(choose(&logits, &Decoding::Greedy, 0, 0), 1);
+        assert_eq!(choose(&logits, &Decoding::Sample(Sampling { top_k: Some(1), ..plain }), 0, 0).unwrap(), 1);
+        assert_eq!(choose(&logits, &Decoding::Greedy, 0, 0).unwrap(), 1);
+    }
+
+    #[test]
+    fn logits_that_are_no_numbers_are_an_error_and_tokens_that_are_ruled_out_are_not() {
+        let code = |logits: &[f32], decoding| choose(logits, &decoding, 0, 0).map_err(|e| e.code().id);
+        for decoding in [Decoding::Greedy, Decoding::Sample(Sampling::default())] {
+            assert_eq!(code(&[f32::NEG_INFINITY, 2.0, f32::NEG_INFINITY], decoding), Ok(1));
+            for bad in [f32::NAN, f32::INFINITY] {
+                assert_eq!(code(&[1.0, 2.0, bad], decoding), Err("logits-not-finite"));
+                assert_eq!(code(&[bad, 1.0, 2.0], decoding), Err("logits-not-finite"));
+            }
+            assert_eq!(code(&[f32::NEG_INFINITY; 2], decoding), Err("logits-not-finite"));
+            assert_eq!(code(&[], decoding), Err("logits-not-finite"));
+        }
     }
 
     #[test]
@@ -149,7 +176,8 @@ mod tests {
         // A wide vocabulary, of which the nucleus needs more than the few that are looked at first.
         let even = vec![0.0; 1000];
         let sampling = Sampling { top_p: Some(0.5), seed: 1, ..Sampling::default() };
-        let drawn: Vec<u32> = (0..400).map(|step| choose(&even, &Decoding::Sample(sampling), 0, step)).collect();
+        let drawn: Vec<u32> =
+            (0..400).map(|step| choose(&even, &Decoding::Sample(sampling), 0, step).unwrap()).collect();
         assert!(drawn.iter().all(|t| *t < 500) && drawn.iter().any(|t| *t > 400), "{drawn:?}");
     }
 

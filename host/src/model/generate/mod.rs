@@ -73,6 +73,7 @@ impl Model {
     ///
     /// # Errors
     /// As [`Model::run`]; `row-empty`; `row-too-long` if a row fills the context already; `decoding-invalid`;
+    /// `logits-not-finite`;
     /// `tokenizer-missing` if there are stop texts and the model has no tokenizer.
     pub fn generate(&self, request: &GenerateRequest) -> Result<Vec<Vec<u32>>> {
         self.generate_until(request, None)
@@ -173,7 +174,7 @@ impl Model {
                     };
                     let row = &mut rows[r];
                     let both = row.way.delegate().zip(said.get(&r)).map(|(d, other)| mixed(line, other, d.mix));
-                    let token = choose::choose(both.as_deref().or(line).unwrap_or(&[]), &request.decoding, r, step);
+                    let token = choose::choose(both.as_deref().or(line).unwrap_or(&[]), &request.decoding, r, step)?;
                     if request.stop.contains(&token) {
                         row.end = End::StopToken;
                         continue;

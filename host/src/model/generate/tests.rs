@@ -72,7 +72,7 @@ fn row_by_row(model: &Model, request: &GenerateRequest) -> Vec<Vec<u32>> {
             let under = request.under.clone();
             let run = RunRequest { rows: vec![row.clone()], logits, under, ..RunRequest::default() };
             let logits = model.run(&run).unwrap().logits;
-            let token = choose(logits.as_f32().unwrap(), &request.decoding, number, step);
+            let token = choose(logits.as_f32().unwrap(), &request.decoding, number, step).unwrap();
             if request.stop.contains(&token) {
                 break;
             }

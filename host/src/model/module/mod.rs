@@ -7,7 +7,7 @@
 mod decoder;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, MutexGuard, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, RwLock};
 
 use engraft_plugin_api::{ModuleCall, ModuleGraph, ModuleId, ModuleReply, ModuleSource, ModuleVariable, Tensor};
 
@@ -42,6 +42,8 @@ struct Network {
     weights: RwLock<Arc<Weights>>,
     programs: Shelf<Structure, Compiled>,
     decoder: Decoder,
+    /// Where the tokenizer beside it is another than the model's, once it was asked.
+    foreign: OnceLock<Option<String>>,
 }
 
 /// What a program of a network computes.
@@ -136,6 +138,21 @@ impl Model {
             .ok_or_else(|| Error::new(&codes::MODULE_OUTPUT, format!("the network `{}` has no output", network.name)))
     }
 
+    /// What the tokenizer beside a network makes of the first token that is another to the model's; none where they agree
+    /// on those that both know, or one of them is missing.
+    ///
+    /// # Errors
+    /// `module-unknown`
+    pub(super) fn foreign_vocabulary(&self, module: &ModuleId) -> Result<Option<String>> {
+        let network = self.network_of(module)?;
+        let find = || {
+            let (own, theirs) = (self.tokenizer().ok()?, network.tokenizer.as_ref()?);
+            let (id, here, there) = own.first_difference(theirs)?;
+            Some(format!("token {id} is `{here}` to the model and `{there}` to the network"))
+        };
+        Ok(network.foreign.get_or_init(find).clone())
+    }
+
     fn network(&self, name: &str, source: &ModuleSource) -> Result<Network> {
         let (graph, tokenizer, context) = match &source.graph {
             ModuleGraph::Bytes(bytes) => {
@@ -164,6 +181,7 @@ impl Model {
             weights: RwLock::default(),
             programs: Shelf::of(KEPT),
             decoder: Decoder::default(),
+            foreign: OnceLock::new(),
         };
         network.set(&source.weights)?;
         Ok(network)

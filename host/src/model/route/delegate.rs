@@ -40,7 +40,7 @@ pub(in crate::model) struct Voices<'m>(pub(in crate::model) Vec<Voice<'m>>);
 
 impl<'m> Voices<'m> {
     /// # Errors
-    /// `module-unknown`, `model-dtype`
+    /// `module-unknown`, `model-dtype`; `route-vocab` if the tokenizer beside a network is not the model's
     pub(in crate::model) fn of<'w>(model: &'m Model, ways: impl IntoIterator<Item = &'w Way>) -> Result<Self> {
         let mut all = Self(Vec::new());
         for delegate in ways.into_iter().filter_map(Way::delegate) {
@@ -65,6 +65,10 @@ impl<'m> Voices<'m> {
 impl<'m> Voice<'m> {
     fn of(model: &'m Model, delegate: &Delegate) -> Result<Self> {
         let Delegate { method, module, .. } = delegate;
+        if let Some(found) = model.foreign_vocabulary(module)? {
+            let text = format!("`{method}` lets `{}` answer, which has another vocabulary: {found}", module.0);
+            return Err(Error::new(&codes::ROUTE_VOCAB, text));
+        }
         let (decoder, said) = (model.decoder(module)?, model.said_context(module)?);
         // Positions have a row each in a table, or the network was made for so many.
         let learned = decoder.as_ref().and_then(|decoder| decoder.anatomy().context);

@@ -200,7 +200,8 @@ impl Model {
         self.seen_on(Arc::new(State::base()), under)
     }
 
-    fn seen_on<'r>(&self, state: Arc<State>, under: &'r [Change]) -> Result<Seen<'r>> {
+    /// Trial changes on top of a sum of patches.
+    pub(in crate::model) fn seen_on<'r>(&self, state: Arc<State>, under: &'r [Change]) -> Result<Seen<'r>> {
         if under.is_empty() {
             return Ok(Seen::of(state, under));
         }

@@ -36,7 +36,11 @@ struct Scene(Model);
 
 impl Scene {
     fn new(model: &str) -> Self {
-        let scene = Self(open(&folder(model)));
+        Self::at(&folder(model))
+    }
+
+    fn at(folder: &Path) -> Self {
+        let scene = Self(open(folder));
         scene.lets(&ModuleId("a/none".into()), 1.0);
         let proposal = Proposal {
             method: "a".into(),
@@ -142,15 +146,52 @@ fn weights_that_a_method_sets_are_those_that_answer() {
     }
 }
 
+/// A copy of a model's folder.
+fn copy(name: &str) -> tempfile::TempDir {
+    let copy = tempfile::tempdir().unwrap();
+    for file in std::fs::read_dir(folder(name)).unwrap().map(|entry| entry.unwrap().path()) {
+        std::fs::copy(&file, copy.path().join(file.file_name().unwrap())).unwrap();
+    }
+    copy
+}
+
+#[test]
+fn a_delegate_whose_tokens_mean_something_else_is_refused() {
+    let words = |words: &[&str]| {
+        let vocab: Vec<String> = words.iter().enumerate().map(|(id, word)| format!("\"{word}\": {id}")).collect();
+        let model = format!(r#"{{"type": "WordLevel", "vocab": {{{}}}, "unk_token": "a"}}"#, vocab.join(", "));
+        format!(
+            r#"{{"version": "1.0", "added_tokens": [], "pre_tokenizer": {{"type": "Whitespace"}}, "model": {model}}}"#
+        )
+    };
+    let (model, beside) = (copy("gpt2-dynamo-mask"), copy("gpt2-dynamo-nomask"));
+    let put = |folder: &tempfile::TempDir, text: &str| std::fs::write(folder.path().join("tokenizer.json"), text);
+    put(&model, &words(&["a", "b", "c"])).unwrap();
+    let scene = Scene::at(model.path());
+    // Another file that means the same, one that knows a token more, and one that means something else.
+    let same = words(&["a", "b", "c"]).replace(',', " ,");
+    let others = [("same", same), ("more", words(&["a", "b", "c", "d"])), ("other", words(&["a", "c", "b"]))];
+    for (key, text) in others {
+        put(&beside, &text).unwrap();
+        scene.lets(&scene.network(&format!("a/{key}"), beside.path()), 1.0);
+        let request = GenerateRequest { rows: rows(), max_new: 2, ..GenerateRequest::default() };
+        let scored = scene.0.score(&[Continuation { prompt: vec![1], tokens: vec![2] }]).map(drop);
+        for outcome in [scene.0.generate(&request).map(drop), scored] {
+            let Err(error) = outcome else {
+                assert_ne!(key, "other");
+                continue;
+            };
+            assert_eq!((error.code().id, key), ("route-vocab", "other"));
+            assert!(error.message().contains("token 1 is `b` to the model and `c` to the network"), "{error}");
+        }
+    }
+}
+
 #[test]
 fn what_is_longer_than_the_context_of_a_delegate_is_refused_by_its_name() {
     let scene = Scene::new("llama-dynamo-23-nomask");
     let learned = scene.network("a/learned", &folder("gpt2-dynamo-23-cache"));
-    let beside = tempfile::tempdir().unwrap();
-    let source = folder("llama-optimum");
-    for file in std::fs::read_dir(&source).unwrap().map(|entry| entry.unwrap().path()) {
-        std::fs::copy(&file, beside.path().join(file.file_name().unwrap())).unwrap();
-    }
+    let beside = copy("llama-optimum");
     std::fs::write(beside.path().join("config.json"), r#"{"max_position_embeddings": 10}"#).unwrap();
     let said = scene.network("a/said", beside.path());
     for (module, limit, mix) in [(&learned, 64, 1.0), (&learned, 64, 0.5), (&said, 10, 1.0), (&said, 10, 0.5)] {

@@ -631,6 +631,14 @@ fn defects_are_named_and_change_nothing() {
             let mask = d.op("Unsqueeze", &[&mask, &axis], &[]).unwrap();
             d.op("Mul", &[x, &mask], &[]).unwrap()
         });
+        // A sum over the rows of the batch, or over the positions.
+        let summing = |axis: i64| {
+            mapped(&model, 1, move |d, x| {
+                let axis = d.i64(&[1], &[axis]);
+                let sum = d.op("ReduceSum", &[x, &axis], &[("keepdims", Attr::Int(1))]).unwrap();
+                d.op("Add", &[x, &sum], &[]).unwrap()
+            })
+        };
         let fixed = |rows: usize| {
             let graph = drawn(17, |d| {
                 let dims = vec![Dim::Known(rows), Dim::symbol("t"), Dim::Known(width)];
@@ -657,7 +665,7 @@ fn defects_are_named_and_change_nothing() {
         let nan = table("values", Fold::Stack, &[1, width], vec![f32::NAN; width]);
         let wide = table("values", Fold::Stack, &[1, width + 1], vec![0.0; width + 1]);
         let active = committed.to_string();
-        let rows: [(&str, &str, Splice); 22] = [
+        let rows: [(&str, &str, Splice); 24] = [
             ("splice-graph", "cannot be read", Splice { graph: b"no graph".to_vec(), ..good.clone() }),
             ("splice-graph", "has no graph", Splice { graph: vec![], ..good.clone() }),
             ("splice-graph", "2 outputs", two),
@@ -687,6 +695,8 @@ fn defects_are_named_and_change_nothing() {
                 with(1, table("values", Fold::Stack, &[2, width], vec![0.0; 2 * width])),
             ),
             ("splice-not-finite", "`blocks.1.resid_post`", op("Log")),
+            ("splice-mixes", "another row in its batch", summing(0)),
+            ("splice-mixes", "more tokens behind it", summing(1)),
             ("splice-conflict", &active, Splice { whole_rows: true, ..good.clone() }),
         ];
         for (code, words, splice) in rows {
@@ -695,8 +705,10 @@ fn defects_are_named_and_change_nothing() {
             assert_eq!(error.code().id, code, "{name} {words}: {error:?}");
             assert!(format!("{error:?}").contains(words), "{name} {words}: {error:?}");
             let run = model.run(&request(vec![Change::Splice(splice)]));
-            assert!(run.is_err() || code == "splice-not-finite", "{name} {words}");
+            assert!(run.is_err() || ["splice-not-finite", "splice-mixes"].contains(&code), "{name} {words}");
         }
+        let whole = model.commit(proposal(vec![Change::Splice(Splice { whole_rows: true, ..summing(1) })])).unwrap();
+        model.rollback(&whole).unwrap();
         // Parts of one name of one method fold, wherever they are.
         let other = Splice { tables: vec![wide], order: 3, ..scaled(&model, 3, 2.0) };
         let error = model.commit(proposal(vec![Change::Splice(other)])).unwrap_err();
