@@ -71,6 +71,7 @@ fn the_other_calls_keep_their_laws_and_the_laws_see_what_breaks_them() {
     broken("none").unwrap();
     let faults = [
         ("unsteady-route", "the same query has the same route"),
+        ("outside-route", "what a route says can be done"),
         ("unsteady-train", "the same seed gives the same artefact"),
         ("forgetful-train", "ends as if it had not been"),
         ("deaf-train", "a cancelled training stops"),

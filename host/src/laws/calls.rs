@@ -1,7 +1,8 @@
 //! The laws of what a method announces, of routing and of interception.
 
 use engraft_plugin_api::{
-    ActivePatch, Change, InterceptCall, InterceptRow, Route, RouteQuery, RunRequest, Site, Tap, Tensor, TrainData,
+    ActivePatch, Change, GenerateRequest, InterceptCall, InterceptRow, Route, RouteQuery, RunRequest, Site, Tap,
+    Tensor, TrainData,
 };
 use ndarray::{Array2, ArrayViewD, Axis};
 
@@ -110,6 +111,27 @@ pub(super) fn routes_are_steady(trial: &Trial) -> Verdict {
         hold(route == first, || format!("{first:?}, and {route:?} from another thread"))?;
     }
     Ok(Held::Kept)
+}
+
+pub(super) fn routes_are_carried_out(trial: &Trial) -> Verdict {
+    if !trial.library.calls().route {
+        return Ok(Held::NotApplicable("the method does not route"));
+    }
+    if !Own::of(trial)?.routed {
+        return Ok(Held::NotApplicable("its edits do not ask for `route`"));
+    }
+    trial.undone(|| {
+        trial.commit(&trial.requests[0], trial.changes()?)?;
+        for request in &trial.requests {
+            let question =
+                GenerateRequest { rows: vec![trial.prompt(request)?], max_new: 2, ..GenerateRequest::default() };
+            let answer = trial.model.generate(&question);
+            answer.map_err(|e| format!("`{}` is not answered: {e:?}", request.prompt))?;
+        }
+        let target = trial.target()?;
+        hold(!target.is_nan() && target <= 0.0, || format!("the target has the log-probability {target}"))?;
+        Ok(Held::Kept)
+    })
 }
 
 /// The answers of three threads.

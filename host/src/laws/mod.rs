@@ -152,6 +152,12 @@ pub static ALL: &[Law] = &[
         calls::routes_are_steady,
     ),
     law(
+        "route-carried",
+        "what a route says can be done",
+        "prompts within the context and the vocabulary, delegates of the model's vocabulary that give numbers",
+        calls::routes_are_carried_out,
+    ),
+    law(
         "route-none",
         "nothing to show, nothing to route",
         "`Base` where no patch is active",

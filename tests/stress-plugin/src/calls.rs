@@ -74,6 +74,7 @@ pub fn route(
         "block-route" => std::thread::sleep(std::time::Duration::from_millis(milliseconds)),
         "error-route" => return Err(failed()),
         "wrong-route" => return Ok(Route::Changes(vec![query.patches.len()])),
+        "outside-route" => return Ok(Route::Prompt(vec![u32::MAX])),
         "unsteady-route" if another() % 2 == 1 => return Ok(Route::Base),
         _ => {}
     }

@@ -14,7 +14,7 @@ use engraft_plugin_api::{
 };
 
 /// What can go wrong inside a method that was built as it should be.
-const FAULTS: [&str; 38] = [
+const FAULTS: [&str; 39] = [
     "none",
     "panic-create",
     "panic-edit",
@@ -46,6 +46,7 @@ const FAULTS: [&str; 38] = [
     "block-route",
     "error-route",
     "wrong-route",
+    "outside-route",
     "unsteady-route",
     "panic-intercept",
     "error-intercept",
