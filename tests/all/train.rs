@@ -105,7 +105,7 @@ fn metrics(folder: &Path) -> Vec<MetricLine> {
 fn a_training_that_was_cut_off_ends_as_if_it_had_not_been() {
     let (through, cut) = (Lab::new(TRAIN, ""), Lab::new(TRAIN, ""));
     let through = through.trained();
-    assert_eq!(through.manifest.overlap.warning(), None);
+    assert!(through.manifest.warnings().is_empty());
     let (folder, trained) = (&through.folder, &through.summary.methods[0]);
     assert_eq!((trained.steps, trained.metrics["loss"].last), (4, Some(0.25)));
     let page = fs::read_to_string(folder.join("report.html")).unwrap();
@@ -237,6 +237,10 @@ fn a_training_that_shares_facts_with_the_evaluation_is_told_wherever_its_numbers
     assert!(warnings.len() == 1 && warnings[0].contains(told), "{warnings:?}");
     assert_eq!(outcome.manifest.methods[0].artefact.as_ref().map(|a| a.overlap), Some(overlap));
     assert!(fs::read_to_string(outcome.folder.join("report.md")).unwrap().contains(told));
+    // So is one that is validated on what it learns from.
+    let both = "path = \"ATLAS/counterfact.json\"\nlimit = 1\nvalidation = \"ATLAS/counterfact.json\"";
+    let warnings = Lab::new(both, "").trained().manifest.warnings();
+    assert!(warnings.iter().any(|w| w.contains("for validation 1 ask for a fact")), "{warnings:?}");
 }
 
 #[test]

@@ -114,7 +114,7 @@ fn tell(progress: &Progress, event: &TrainEvent<'_>) {
                 data.texts,
                 shown(folder)
             ));
-            if let Some(warning) = manifest.overlap.warning() {
+            for warning in manifest.warnings() {
                 progress.line(&format!("warning: {warning}"));
             }
         }

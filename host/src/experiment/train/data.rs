@@ -58,7 +58,9 @@ impl Lessons {
             });
         }
         let mut seen = Seen::default();
-        train.iter().chain(&validation).for_each(|record| seen.add(record));
+        train.iter().for_each(|record| seen.add(record));
+        let validation_overlap = seen.overlap(&validation);
+        validation.iter().for_each(|record| seen.add(record));
         let lessons = |records: &[Record]| records.iter().map(lesson).collect::<Vec<_>>();
         let mut data = TrainData {
             hash: String::new(),
@@ -73,6 +75,7 @@ impl Lessons {
             train: data.train.len(),
             validation: data.validation.len(),
             texts: data.texts.len(),
+            validation_overlap,
             files,
         };
         Ok(Self { data, entry, seen })

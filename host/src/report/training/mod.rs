@@ -65,11 +65,30 @@ pub struct TrainDataEntry {
     pub validation: usize,
     /// How many plain texts there are.
     pub texts: usize,
+    /// What the records for validation share with those that are learnt from.
+    #[serde(default)]
+    pub validation_overlap: Overlap,
     /// The files, with what cannot be used of them.
     pub files: Vec<DataEntry>,
 }
 
-/// What a training shares with an evaluation, in evaluation records.
+impl TrainManifest {
+    /// What whoever reads the figures of the training, or of an evaluation with its artefacts, should know.
+    pub fn warnings(&self) -> Vec<String> {
+        let Overlap { evaluated, facts, subjects, prompts } = self.data.validation_overlap;
+        // Prompts about other subjects are shared by the parts of one file as well.
+        let validation = (facts + subjects > 0).then(|| {
+            format!(
+                "the validation overlaps the training, so that stopping early tells little: of {evaluated} records for \
+                 validation {facts} ask for a fact that is learnt from, {subjects} have a subject of it, and {prompts} \
+                 are measured by a prompt that it shows"
+            )
+        });
+        self.overlap.warning().into_iter().chain(validation).collect()
+    }
+}
+
+/// What a training shares with an evaluation, or with its own validation, in records of the latter.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Overlap {
     /// How many records are evaluated.

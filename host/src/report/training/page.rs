@@ -24,7 +24,7 @@ fn write(out: &mut String, manifest: &TrainManifest, summary: &TrainSummary, lin
     let name = escaped(&manifest.name);
     writeln!(out, "<!doctype html>\n<html lang=\"en\"><meta charset=\"utf-8\"><title>{name}</title>")?;
     writeln!(out, "<style>{STYLE}</style>\n<h1>{name}</h1>\n<p>A training, begun {}.</p>", manifest.started)?;
-    if let Some(warning) = manifest.overlap.warning() {
+    for warning in manifest.warnings() {
         writeln!(out, "<p class=\"warning\"><b>Warning:</b> {}.</p>", escaped(&warning))?;
     }
     for trained in &summary.methods {

@@ -17,7 +17,7 @@ pub fn training_markdown(manifest: &TrainManifest, summary: &TrainSummary, lines
 fn write(out: &mut String, manifest: &TrainManifest, summary: &TrainSummary, lines: &[MetricLine]) -> std::fmt::Result {
     writeln!(out, "# {}\n", plain(&manifest.name))?;
     writeln!(out, "A training, begun {}. `report.html` draws the curves.\n", manifest.started)?;
-    if let Some(warning) = manifest.overlap.warning() {
+    for warning in manifest.warnings() {
         writeln!(out, "**Warning:** {warning}.\n")?;
     }
     for trained in &summary.methods {
