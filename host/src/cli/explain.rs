@@ -44,9 +44,10 @@ impl Explain {
             }
             return all().try_for_each(|(folder, code)| out::line(format_args!("{folder:<11} {}", code.id)));
         };
-        // What the host reports to a plugin carries its own code behind `host-`.
+        // What the host reports to a plugin carries its own code behind `host-`; its panic is one of the border's.
         let bare = id.strip_prefix("host-").unwrap_or(id);
-        let Some(found) = all().find(|(_, code)| code.id == id || code.id == bare) else {
+        let spelled = |code: &str| code == id || code == bare || code.strip_prefix("plugin-") == Some(id);
+        let Some(found) = all().find(|(_, code)| spelled(code.id)) else {
             let error = Error::new(&codes::CODE_UNKNOWN, format!("there is no error code `{id}`"));
             let more = "`engraft explain` lists all codes; a plugin's own stand in its README";
             return Err(match engraft_plugin_api::params::nearest(id, all().map(|(_, code)| code.id)) {

@@ -9,9 +9,11 @@ use engraft_plugin_api::Level;
 use super::out::Progress;
 use super::{PluginPath, cancel_on_interrupt, notify, out, shown, usage};
 use crate::base::{Error, Result};
+use crate::codes;
 use crate::experiment::{self, Control, Event, Hear, ModelWorkbench, Plan, Settings};
 use crate::metrics::Regime;
-use crate::report;
+use crate::plugins::codes as plugin_codes;
+use crate::report::{self, MethodSummary};
 
 /// Run an experiment: edit, measure, undo, report.
 #[derive(Args)]
@@ -70,11 +72,21 @@ impl Run {
         progress.clear();
         let outcome = outcome?;
         if self.json {
-            return out::json(&outcome.summary);
+            out::json(&outcome.summary)?;
+        } else {
+            out::line(report::table(&outcome.summary, regime, comfy_table::presets::UTF8_HORIZONTAL_ONLY))?;
+            out::line(format_args!("every case, the report and its numbers: {}", shown(&outcome.folder)))?;
         }
-        out::line(report::table(&outcome.summary, regime, comfy_table::presets::UTF8_HORIZONTAL_ONLY))?;
-        out::line(format_args!("every case, the report and its numbers: {}", shown(&outcome.folder)))
+        outcome.summary.methods.iter().try_for_each(measured)
     }
+}
+
+/// A method of which no case was measured is an error, of the kind of its first case's.
+fn measured(method: &MethodSummary) -> Result<()> {
+    let Some(first) = method.first_failure.as_ref().filter(|_| method.all_failed()) else { return Ok(()) };
+    let code = codes::find(&first.failure.code).unwrap_or(&plugin_codes::FAILED);
+    let text = format!("every case of `{}` failed, {} of {}", method.label, method.failed, method.cases);
+    Err(Error::new(code, format!("{text}; the first, `{}`: {}", first.case, first.failure.message)))
 }
 
 /// Shows an event of the run.
@@ -93,6 +105,12 @@ fn tell(progress: &Progress, event: &Event<'_>) {
         Event::Measuring { done, total } => step("before editing", *done, *total),
         Event::MethodStarted { label, total, done, .. } => step(label, *done, *total),
         Event::CaseDone { done, total, line } => step(&line.label, *done, *total),
+        Event::MethodDone { summary } if summary.failed > 0 && !summary.all_failed() => {
+            let MethodSummary { label, failed, cases, .. } = summary;
+            let first = summary.first_failure.as_ref();
+            let why = first.map(|f| format!("; the first, `{}`: [{}] {}", f.case, f.failure.code, f.failure.message));
+            progress.line(&format!("warning: {label}: {failed} of {cases} cases failed{}", why.unwrap_or_default()));
+        }
         _ => {}
     }
 }

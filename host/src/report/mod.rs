@@ -13,7 +13,7 @@ mod training;
 pub use case::{CaseLine, Failure, RequestLine, Stage, TextPair};
 pub use manifest::{ArtefactEntry, DataEntry, Manifest, MethodEntry, ModelEntry, SkippedEntry};
 pub use markdown::markdown;
-pub use summary::{MethodSummary, Seconds, Summary};
+pub use summary::{FailedCase, MethodSummary, Seconds, Summary};
 pub use table::table;
 pub use training::{
     Figure, MetricLine, Overlap, TrainDataEntry, TrainManifest, TrainModelEntry, TrainSummary, Trained, figures,

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::case::{CaseLine, Stage};
+use super::case::{CaseLine, Failure, Stage};
 use crate::metrics::Scores;
 
 /// The numbers of a run.
@@ -34,10 +34,26 @@ pub struct MethodSummary {
     /// For a sequence: each case measured right after its own edit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub after_own_edit: Option<Scores>,
+    /// For a sequence: how many of the cases failed at their own edit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failed_at_own_edit: Option<usize>,
+    /// The first case that failed, and why.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first_failure: Option<FailedCase>,
     /// Seconds of an edit; absent if none was made.
     pub seconds_per_edit: Option<Seconds>,
     /// The greatest memory during an edit, where it is known.
     pub peak_bytes: Option<u64>,
+}
+
+/// A case that failed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FailedCase {
+    /// The record's id.
+    pub case: String,
+    /// Why.
+    #[serde(flatten)]
+    pub failure: Failure,
 }
 
 /// A distribution of times, in seconds.
@@ -60,6 +76,11 @@ impl Seconds {
 }
 
 impl MethodSummary {
+    /// True if cases were attempted and none of them was measured to its end.
+    pub fn all_failed(&self) -> bool {
+        self.cases > 0 && self.failed == self.cases
+    }
+
     /// Sums up the lines of one method; `skipped` records were not attempted.
     pub fn of<'a>(
         plugin: &str,
@@ -70,6 +91,7 @@ impl MethodSummary {
     ) -> Self {
         let (ends, edits): (Vec<_>, Vec<_>) = lines.into_iter().partition(|line| line.stage == Stage::End);
         let failed = |lines: &[&CaseLine]| lines.iter().filter(|line| line.error.is_some()).count();
+        let failure = |line: &&CaseLine| Some(FailedCase { case: line.case.clone(), failure: line.error.clone()? });
         let mean = |lines: &[&CaseLine], scores: fn(&CaseLine) -> Option<Scores>| {
             let measured = lines.iter().filter(|line| line.error.is_none());
             Scores::mean(&measured.filter_map(|line| scores(line)).collect::<Vec<_>>())
@@ -84,6 +106,8 @@ impl MethodSummary {
             metrics: mean(last, |line| line.after),
             before: mean(last, |line| line.before),
             after_own_edit: sequence.then(|| mean(&edits, |line| line.after)),
+            failed_at_own_edit: sequence.then(|| failed(&edits)),
+            first_failure: edits.iter().chain(&ends).find_map(failure),
             seconds_per_edit: Seconds::of(edits.iter().filter_map(|line| line.seconds).collect()),
             peak_bytes: edits.iter().filter_map(|line| line.peak_bytes).max(),
         }
@@ -143,6 +167,7 @@ mod tests {
                     "accuracy": {"probability": 0.0, "argmax": 0.0, "token_mean": 0.5},
                     "locality": {"probability": 0.0, "argmax": 0.0, "token_mean": 0.5, "correctness": 1.0},
                 },
+                "first_failure": {"case": "3", "code": "plugin-failed", "message": "no"},
                 "seconds_per_edit": {"median": 0.5, "p95": 0.75}, "peak_bytes": 2,
             }]})
         );
@@ -159,7 +184,7 @@ mod tests {
             line("2", Stage::End, Some(scores(1.0, 1.0)), 1.0),
         ];
         let summary = MethodSummary::of("rome", "rome", 0, true, &lines);
-        assert_eq!((summary.cases, summary.failed), (2, 0));
+        assert_eq!((summary.cases, summary.failed, summary.failed_at_own_edit), (2, 0, Some(0)));
         assert_eq!(summary.metrics.accuracy.map(|s| s.argmax), Some(0.5));
         assert_eq!(summary.after_own_edit.and_then(|s| s.accuracy).map(|s| s.argmax), Some(1.0));
     }

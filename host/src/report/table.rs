@@ -2,7 +2,7 @@
 
 use comfy_table::{CellAlignment, Table, TableStyle};
 
-use super::summary::Summary;
+use super::summary::{MethodSummary, Summary};
 use crate::metrics::{Regime, Scores, Shares};
 
 const HEADER: [&str; 9] = [
@@ -19,6 +19,9 @@ const HEADER: [&str; 9] = [
 
 /// Where the correctness of neighbours stands.
 const CORRECT: usize = 4;
+
+/// Where the counts of cases stand.
+const COUNTS: usize = 8;
 
 /// A summary as a table. `style` is one of `comfy_table`'s, e.g. `UTF8_FULL_CONDENSED` for a terminal.
 pub fn table(summary: &Summary, regime: Regime, style: TableStyle) -> String {
@@ -45,7 +48,9 @@ fn rows(summary: &Summary, regime: Regime) -> Vec<Vec<String>> {
             rows.push(row("(unedited)", &method.before, regime));
         }
         if let Some(own) = &method.after_own_edit {
-            rows.push(row(&format!("{}, after own edit", method.label), own, regime));
+            let mut own = row(&format!("{}, after own edit", method.label), own, regime);
+            own[COUNTS] = counts(method, method.failed_at_own_edit.unwrap_or(method.failed));
+            rows.push(own);
         }
         let end = if method.after_own_edit.is_some() { ", after last edit" } else { "" };
         let mut last = row(&format!("{}{end}", method.label), &method.metrics, regime);
@@ -56,12 +61,16 @@ fn rows(summary: &Summary, regime: Regime) -> Vec<Vec<String>> {
                 seconds(method.seconds_per_edit.map(|s| s.median)),
                 seconds(method.seconds_per_edit.map(|s| s.p95)),
                 method.peak_bytes.map_or_else(dash, |b| format!("{:.1}", b as f64 / f64::from(1 << 20))),
-                format!("{} ({}, {})", method.cases, method.failed, method.skipped),
+                counts(method, method.failed),
             ],
         );
         rows.push(last);
     }
     rows
+}
+
+fn counts(method: &MethodSummary, failed: usize) -> String {
+    format!("{} ({failed}, {})", method.cases, method.skipped)
 }
 
 fn row(name: &str, scores: &Scores, regime: Regime) -> Vec<String> {
@@ -85,7 +94,7 @@ fn dash() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::{MethodSummary, Seconds};
+    use crate::report::Seconds;
     use comfy_table::presets::ASCII_MARKDOWN;
 
     #[test]
@@ -100,6 +109,8 @@ mod tests {
             metrics: Scores { accuracy: shares(argmax), ..Scores::default() },
             before: Scores { accuracy: shares(0.0), ..Scores::default() },
             after_own_edit: None,
+            failed_at_own_edit: None,
+            first_failure: None,
             seconds_per_edit: Some(Seconds { median: 0.0784, p95: 0.1 }),
             peak_bytes: None,
         };

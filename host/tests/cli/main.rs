@@ -131,6 +131,7 @@ fn codes_are_explained() {
     assert!(list.contains("weights     delta-not-finite") && list.lines().count() > 80, "{list}");
     let one = out(&run(&["explain", "delta-not-finite"]));
     assert!(one.starts_with("delta-not-finite (exit code 5)\n\n") && one.contains("NaN"), "{one}");
+    assert!(out(&run(&["explain", "host-panicked"])).starts_with("plugin-host-panicked"));
     let error = refused(&["explain", "delta-not-finte"], 2, "code-unknown");
     assert!(error.contains("did you mean `delta-not-finite`?"), "{error}");
     let error = refused(&["explain", "a-plugins-very-own"], 2, "code-unknown");
@@ -264,21 +265,36 @@ fn an_edit_is_shown_saved_used_and_exported() {
     );
 }
 
-#[test]
-fn an_interrupted_run_leaves_whole_lines_and_can_be_continued() {
-    let plugin = plugin("ft");
-    let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("experiment.toml");
-    let atlas = repository().join("examples/atlas").canonicalize().unwrap();
+/// An experiment on the first facts of the shipped model, whose runs are put beside it.
+fn on_atlas(folder: &Path, facts: usize, plugin: &str, params: &str) -> String {
+    let file = folder.join("experiment.toml");
+    let atlas = repository().join("examples/atlas").canonicalize().expect("it is there");
     let text = format!(
         "name = \"x\"\nseed = 1\n[model]\npath = \"{0}/model\"\n[data]\nkind = \"counterfact\"\n\
-         path = \"{0}/counterfact.json\"\nlimit = 12\n[run]\nout = \"{1}\"\n[[method]]\nplugin = \"{plugin}\"\n\
-         params = {{ layers = [0] }}\n",
+         path = \"{0}/counterfact.json\"\nlimit = {facts}\n[run]\nout = \"{1}\"\n[[method]]\nplugin = \"{plugin}\"\n\
+         params = {{ {params} }}\n",
         atlas.display(),
-        folder.path().display()
+        folder.display()
     );
-    fs::write(&file, text).unwrap();
-    let mut child = engraft(&["run", &file.display().to_string()]).stderr(Stdio::null()).spawn().unwrap();
+    fs::write(&file, text).expect("a file can be written");
+    file.display().to_string()
+}
+
+#[test]
+fn a_method_of_which_no_case_was_measured_is_an_error_behind_its_table() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = run(&["run", &on_atlas(folder.path(), 2, &plugin("stress"), "fault = \"error-edit\"")]);
+    let (table, error) = (out(&output), err(&output));
+    assert_eq!(output.status.code(), Some(5), "{error}");
+    assert!(table.contains("2 (2, 0)") && table.contains("the report and its numbers"), "{table}");
+    assert!(error.contains("error[plugin-failed]: every case of `stress` failed, 2 of 2; the first, `"), "{error}");
+}
+
+#[test]
+fn an_interrupted_run_leaves_whole_lines_and_can_be_continued() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = on_atlas(folder.path(), 12, &plugin("ft"), "layers = [0]");
+    let mut child = engraft(&["run", &file]).stderr(Stdio::null()).spawn().unwrap();
     let cases = || {
         let run = fs::read_dir(folder.path()).unwrap().flatten().find(|e| e.path().is_dir())?.path();
         fs::read_to_string(run.join("cases.jsonl")).ok().map(|text| (run, text))
@@ -292,7 +308,7 @@ fn an_interrupted_run_leaves_whole_lines_and_can_be_continued() {
     let (run_folder, text) = cases().unwrap();
     assert!(text.ends_with('\n') && text.lines().all(|line| serde_json::from_str::<Value>(line).is_ok()));
     let lines_before = text.lines().count();
-    let (again, file) = (run_folder.display().to_string(), file.display().to_string());
+    let again = run_folder.display().to_string();
     refused(&["run", &file, "--resume", &again, "--set", "seed=2"], 3, "resume-differs");
 
     let output = run(&["run", "--resume", &again, "--json"]);
