@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use engraft_plugin_api::{Change, Increment, RunRequest, Splice, Tap};
+use engraft_plugin_api::{Change, Increment, RunReply, RunRequest, Splice, Tap};
 
 use crate::base::{Error, Result};
 use crate::hooks::{Graft, Name, Values, codes as hook_codes};
@@ -138,11 +138,11 @@ impl Model {
             let text = format!("what the splice at {} makes of the probe is another with {with}", sites[i]);
             Err(Error::new(&codes::SPLICE_MIXES, text))
         };
-        if let Some(i) = self.first_difference(&alone, &self.beside_another(&alone))? {
+        if let Some(i) = self.first_difference((&alone, &reply), &self.beside_another(&alone))? {
             return mixes(i, "another row in its batch");
         }
-        let longer = self.with_more_behind(&alone);
-        match longer.map(|longer| self.first_difference(&alone, &longer)).transpose()?.flatten() {
+        let longer = self.with_more_behind(&alone).filter(|_| !whole.iter().all(|whole| *whole));
+        match longer.map(|longer| self.first_difference((&alone, &reply), &longer)).transpose()?.flatten() {
             Some(i) if !whole[i] => mixes(i, "more tokens behind it"),
             _ => Ok(()),
         }
@@ -166,10 +166,8 @@ impl Model {
 
     /// The number of the first tap that is not the same at the positions of the first row of `alone` in both passes,
     /// beyond what rounding does; none where the model without the changes differs as well.
-    fn first_difference(&self, alone: &RunRequest, other: &RunRequest) -> Result<Option<usize>> {
-        let differs = |under: &[Change]| -> Result<Option<usize>> {
-            let of = |request: &RunRequest| self.run(&RunRequest { under: under.to_vec(), ..request.clone() });
-            let (a, b) = (of(alone)?, of(other)?);
+    fn first_difference(&self, (alone, found): (&RunRequest, &RunReply), other: &RunRequest) -> Result<Option<usize>> {
+        let differs = |a: &RunReply, b: &RunReply| -> Result<Option<usize>> {
             for (i, (a, b)) in a.taps.iter().zip(&b.taps).enumerate() {
                 let (a, b) = (a.as_f32()?, b.as_f32()?);
                 let scale = a.iter().fold(0.0f32, |m, v| m.max(v.abs()));
@@ -181,8 +179,9 @@ impl Model {
             }
             Ok(None)
         };
-        match differs(&alone.under)? {
-            Some(i) if differs(&[])?.is_none() => Ok(Some(i)),
+        let plain = |request: &RunRequest| self.run(&RunRequest { under: Vec::new(), ..request.clone() });
+        match differs(found, &self.run(other)?)? {
+            Some(i) if differs(&plain(alone)?, &plain(other)?)?.is_none() => Ok(Some(i)),
             _ => Ok(None),
         }
     }
