@@ -1,15 +1,16 @@
 //! Models in float16: opened, tapped, differentiated, edited, rolled back and exported as those in float32 are.
 
 use engraft_plugin_api::{
-    BlockSite, Change, Delta, GenerateRequest, GradientRequest, KlDirection, Params, Place, Poke, Role, RunRequest,
-    Site, Tap, Tensor, Term, WeightRef, Wrt,
+    BlockSite, Change, Delta, GenerateRequest, GradientRequest, KlDirection, Place, Poke, Role, RunRequest, Site, Tap,
+    Tensor, Term, WeightRef, Wrt,
 };
 use safetensors::SafeTensors;
 
 use super::case::Case;
+use super::proposal;
 use crate::graph::testing::{rows, zoo};
 use crate::graph::{Attr, DType, Graph, Patch};
-use crate::model::{Model, OpenOptions, Proposal};
+use crate::model::{Model, OpenOptions};
 use crate::runtime;
 
 fn cases() -> impl Iterator<Item = Case> {
@@ -184,17 +185,6 @@ fn low_rank(model: &Model, weight: WeightRef) -> Change {
         right: Tensor::f32([1, outputs], wave(outputs, 1.3, 0.2)).unwrap(),
     };
     Change::Weight { weight, delta }
-}
-
-fn proposal(changes: Vec<Change>) -> Proposal {
-    Proposal {
-        method: "test".into(),
-        version: "0".into(),
-        params: Params::default(),
-        artefact: None,
-        requests: Vec::new(),
-        changes,
-    }
 }
 
 #[test]

@@ -2,14 +2,15 @@
 //! and exported as any other change is.
 
 use engraft_plugin_api::{
-    Activation, BlockSite, Change, Delta, Fold, GenerateRequest, GradientRequest, Increment, Params, Place, Poke, Role,
+    Activation, BlockSite, Change, Delta, Fold, GenerateRequest, GradientRequest, Increment, Place, Poke, Role,
     RunRequest, Site, SlotGate, Slots, Tap, Tensor, Term, WeightRef, Wrt,
 };
 use ndarray::{Array1, Array2};
 
 use super::case::far;
+use super::proposal;
 use crate::graph::testing::rows as zoo_rows;
-use crate::model::{Model, OpenOptions, Proposal};
+use crate::model::{Model, OpenOptions};
 use crate::runtime;
 use crate::weights::{Patch, SLOTS_AT_MOST, waves};
 
@@ -53,17 +54,6 @@ fn logits(model: &Model, under: Vec<Change>) -> Vec<f32> {
 
 fn slots(model: &Model, layer: usize, n: usize, gated: bool, seed: f32) -> Slots {
     waves(layer, model.anatomy().d_model, n, gated, seed)
-}
-
-fn proposal(changes: Vec<Change>) -> Proposal {
-    Proposal {
-        method: "test".into(),
-        version: "1".into(),
-        params: Params::default(),
-        artefact: None,
-        requests: Vec::new(),
-        changes,
-    }
 }
 
 fn gated(model: &Model) -> bool {

@@ -10,6 +10,7 @@ use engraft_plugin_api::{
 };
 
 use super::case::far;
+use super::proposal;
 use crate::base::Cancel;
 use crate::graph::testing::rows as zoo_rows;
 use crate::graph::{Attr, DType, Dim, Graph, Patch as Drawing};
@@ -36,17 +37,6 @@ const SITE: Site = Site::Block(1, BlockSite::ResidPost);
 fn open(name: &str) -> Model {
     let row = zoo_rows().into_iter().find(|row| row.name == name).unwrap_or_else(|| panic!("no row {name}"));
     Model::open(&row.folder, &runtime::for_tests(), &OpenOptions::default()).unwrap()
-}
-
-fn proposal(changes: Vec<Change>) -> Proposal {
-    Proposal {
-        method: "test".into(),
-        version: "1".into(),
-        params: Params::default(),
-        artefact: None,
-        requests: Vec::new(),
-        changes,
-    }
 }
 
 fn some_rows() -> Vec<Vec<u32>> {
