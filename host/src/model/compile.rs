@@ -5,7 +5,7 @@ use std::hash::Hash as StdHash;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
-use super::footprint::Packing;
+use super::footprint::{Packing, session_bytes, sessions};
 use super::gradient::{CompiledGradient, GradientPlan, Prefixes};
 use super::open::Model;
 use crate::base::Result;
@@ -23,6 +23,8 @@ pub(super) struct CompiledRun {
 pub(super) struct Programs {
     runtime: Runtime,
     options: ProgramOptions,
+    /// How many sessions a program may have, where somebody said so.
+    sessions: Option<usize>,
     packing: Packing,
     serving: Shelf<Rig, CompiledRun>,
     runs: Shelf<Rig, CompiledRun>,
@@ -38,10 +40,11 @@ const SERVING: usize = 2;
 const KEPT: usize = 32;
 
 impl Programs {
-    pub(super) fn new(runtime: Runtime, options: ProgramOptions, packing: Packing) -> Self {
+    pub(super) fn new(runtime: Runtime, options: ProgramOptions, sessions: Option<usize>, packing: Packing) -> Self {
         Self {
             runtime,
             options,
+            sessions,
             packing,
             serving: Shelf::of(SERVING),
             runs: Shelf::of(KEPT),
@@ -54,7 +57,7 @@ impl Programs {
     /// Those of another model beside this one, counted together.
     pub(super) fn beside(&self, packing: Packing) -> Self {
         let compiled = self.compiled.clone();
-        Self { compiled, ..Self::new(self.runtime.clone(), self.options.clone(), packing) }
+        Self { compiled, ..Self::new(self.runtime.clone(), self.options.clone(), self.sessions, packing) }
     }
 
     /// Compiles a graph over the mapped weights.
@@ -66,8 +69,12 @@ impl Programs {
         self.compiled.fetch_add(1, Ordering::Relaxed);
         let graph = graph.live().untransposed()?;
         let intercepts = graph.nodes().iter().any(|node| node.domain() == operator::DOMAIN);
-        let options = ProgramOptions { prepack, intercepts, ..self.options.clone() };
-        Program::compile(&self.runtime, &graph.to_bytes()?, graph.folder(), &options)
+        let session_bytes = session_bytes(&graph, self.options.device, prepack);
+        let sessions = self.sessions.unwrap_or_else(|| sessions(session_bytes, self.options.device));
+        let options = ProgramOptions { prepack, intercepts, sessions, session_bytes, ..self.options.clone() };
+        let folder = graph.folder().to_owned();
+        // The graph shares its tensors with the model's, its bytes would be copies of the small ones.
+        Program::compile_from(&self.runtime, move || graph.to_bytes(), &folder, &options)
     }
 
     pub(super) fn run(&self, rig: &Rig, build: impl FnOnce() -> Result<Rigged>) -> Result<Arc<CompiledRun>> {
@@ -91,7 +98,8 @@ impl Programs {
 
 impl Model {
     /// How many programs were compiled since the model was opened. A request with a structure that was not there yet
-    /// compiles one; other prompts and other choices among the same patches compile none.
+    /// compiles one; other prompts and other choices among the same patches compile none. Further sessions of a program,
+    /// for requests at once, do not count.
     pub fn compiled(&self) -> u64 {
         self.programs.compiled.load(Ordering::Relaxed)
     }

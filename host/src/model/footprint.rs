@@ -14,6 +14,13 @@ const PACKED_UP_TO: u64 = 1 << 30;
 /// Models this small keep a packed copy in every program: they are bound by the packing, not by memory.
 const ALL_PACKED_UP_TO: u64 = 16 << 20;
 
+/// Sessions beyond the first of a program, which requests at once make, may hold this much memory together.
+const SESSIONS_UP_TO: u64 = 1 << 30;
+
+/// So many requests at once are always thought of, on machines with fewer processors too: one of them may be held up by
+/// a method that it calls.
+const SESSIONS: usize = 4;
+
 /// Which programs keep a packed copy of the weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Packing {
@@ -23,6 +30,33 @@ pub(super) enum Packing {
     Serving,
     /// None.
     Never,
+}
+
+/// What a session over a graph holds beside the mapped files, in bytes: a packed copy of the weights, on a CPU float32
+/// copies of those in float16, on another device all of them.
+pub(super) fn session_bytes(graph: &Graph, device: Device, prepack: bool) -> u64 {
+    let weights = || graph.initializers().filter_map(|i| i.byte_len().ok()).sum::<u64>();
+    match device {
+        Device::Cpu if prepack => weights().saturating_add(widened(graph)),
+        Device::Cpu => widened(graph),
+        Device::Cuda(_) => weights(),
+    }
+}
+
+/// How many sessions a program may have that hold so much each, where nobody says: as many as there are processors, at
+/// least four, and no more than hold a gibibyte beyond the first. On a CPU two are possible whatever they hold; the
+/// memory of another device is not taken twice for a large model.
+pub(super) fn sessions(bytes: u64, device: Device) -> usize {
+    let wanted = std::thread::available_parallelism().map_or(1, usize::from).max(SESSIONS);
+    let least = if device == Device::Cpu { 1 } else { 0 };
+    let more = SESSIONS_UP_TO.checked_div(bytes).map_or(usize::MAX, |n| usize::try_from(n).unwrap_or(usize::MAX));
+    wanted.min(more.max(least).saturating_add(1))
+}
+
+/// On a CPU the runtime computes products in float32, and holds the factors in float32.
+fn widened(graph: &Graph) -> u64 {
+    let narrow = graph.initializers().filter(|i| i.dtype() == DType::F16);
+    2 * narrow.filter_map(|i| i.byte_len().ok()).sum::<u64>()
 }
 
 /// The sizes that memory depends on.
@@ -40,9 +74,7 @@ pub(super) struct Footprint {
 impl Footprint {
     pub(super) fn of(graph: &Graph, anatomy: &Anatomy, device: Device) -> Self {
         let weights = graph.initializers().filter_map(|i| i.byte_len().ok()).sum();
-        // On a CPU the runtime computes products in float32, and holds the factors in float32.
-        let narrow = graph.initializers().filter(|i| device == Device::Cpu && i.dtype() == DType::F16);
-        let widened = 2 * narrow.filter_map(|i| i.byte_len().ok()).sum::<u64>();
+        let widened = if device == Device::Cpu { widened(graph) } else { 0 };
         let token = 4 * (8 * anatomy.d_model + 3 * anatomy.d_mlp) as u64;
         Self { weights, widened, token, heads: anatomy.heads as u64, told: AtomicU64::new(0) }
     }
@@ -68,7 +100,8 @@ impl Footprint {
 impl Model {
     /// What a pass over rows of tokens needs in memory, in bytes, estimated: the weights, a packed copy where one is
     /// kept, on a CPU a float32 copy of those in float16, and the activations of one block with its attention weights.
-    /// Logits and taps that are asked for at every position come on top.
+    /// Logits and taps that are asked for at every position come on top, and for each further request at once its
+    /// activations, and what its session holds.
     pub fn memory_needed(&self, rows: usize, longest: usize) -> u64 {
         let footprint = &self.footprint;
         let weights = if footprint.packing() == Packing::Never { footprint.weights } else { 2 * footprint.weights };
@@ -86,5 +119,19 @@ impl Model {
             self.footprint.told.fetch_max(needed, Ordering::Relaxed);
             self.runtime().tell(&Event::MemoryShort { needed, available });
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn small_sessions_are_as_many_as_processors_and_large_ones_few() {
+        let many = sessions(0, Device::Cpu);
+        assert!(many >= SESSIONS);
+        assert_eq!(sessions(1 << 20, Device::Cpu), many.min(1025));
+        assert_eq!([1 << 29, 1 << 30, 1 << 40].map(|bytes| sessions(bytes, Device::Cpu)), [3, 2, 2]);
+        assert_eq!([1 << 29, 1 << 30, 1 << 40].map(|bytes| sessions(bytes, Device::Cuda(0))), [3, 2, 1]);
     }
 }

@@ -36,6 +36,12 @@ pub struct OpenOptions {
     pub journal: Option<PathBuf>,
     /// Threads for one pass; `None` takes the runtime's choice.
     pub threads: Option<usize>,
+    /// How many requests of one structure may run at once. Each has a session of its own over the same files, made when
+    /// requests have waited for each other as long as that takes; beyond the number they take turns. `None`: as many as
+    /// the machine has processors, at least 4, and fewer where sessions are large: those beyond the first hold at most
+    /// 1 GiB together, for each structure, but for a second one on a CPU. A session holds its activations, and a copy of the weights where they are
+    /// packed (models of up to 1 GiB of weights, for passes that give logits alone), in float16 or on another device.
+    pub sessions: Option<usize>,
     /// Does not look at the tokenizer that lies beside the model, whatever its state: tokens are given as ids.
     pub without_tokenizer: bool,
 }
@@ -133,7 +139,7 @@ impl Model {
         }
         let program = ProgramOptions { device: options.device, threads: options.threads, ..ProgramOptions::default() };
         let footprint = Footprint::of(&graph, &anatomy, options.device);
-        let programs = Programs::new(runtime.clone(), program, footprint.packing());
+        let programs = Programs::new(runtime.clone(), program, options.sessions, footprint.packing());
         let journal = match &options.journal {
             Some(folder) => Journal::open(folder)?,
             None => Journal::in_memory(),

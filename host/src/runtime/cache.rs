@@ -92,10 +92,11 @@ impl fmt::Debug for ProgramCache {
 }
 
 fn key(model: &[u8], folder: &Path, options: &ProgramOptions) -> Hash {
-    let ProgramOptions { device, optimize, prepack, threads, intercepts } = options;
+    let ProgramOptions { device, optimize, prepack, threads, intercepts, sessions, session_bytes } = options;
     let mut hasher = Hasher::new();
     hasher.part(model).part(folder.as_os_str().as_encoded_bytes()).part(device.to_string());
     hasher.part([*optimize, *prepack, *intercepts].map(u8::from)).part(threads.unwrap_or(0).to_le_bytes());
+    hasher.part(sessions.to_le_bytes()).part(session_bytes.to_le_bytes());
     hasher.finish()
 }
 

@@ -19,6 +19,7 @@ mod port;
 mod program;
 mod provider;
 pub mod provision;
+mod sessions;
 mod tokenize;
 mod value;
 

@@ -4,16 +4,19 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
 use ort::session::{HasSelectedOutputs, OutputSelector, RunOptions, Session, SessionInputValue};
 
 use super::codes;
 use super::environment::Runtime;
+use super::memory;
 use super::operator::{self, Called, RUN_INPUT, Underway};
 use super::port::{self, Port};
 use super::provider::Device;
+use super::sessions::Sessions;
 use super::value::Value;
 use crate::base::{Cancel, Error, Result};
 
@@ -31,17 +34,34 @@ pub struct ProgramOptions {
     pub threads: Option<usize>,
     /// Whether the graph has the operator of [`operator`].
     pub intercepts: bool,
+    /// How many calls may run at once, at least one: as many sessions over the same files are made, when calls have to
+    /// wait for each other.
+    pub sessions: usize,
+    /// What a session holds beside the mapped files, in bytes: another one is made only where twice that is free.
+    pub session_bytes: u64,
 }
 
 impl Default for ProgramOptions {
     fn default() -> Self {
-        Self { device: Device::Cpu, optimize: true, prepack: false, threads: None, intercepts: false }
+        Self {
+            device: Device::Cpu,
+            optimize: true,
+            prepack: false,
+            threads: None,
+            intercepts: false,
+            sessions: 1,
+            session_bytes: 0,
+        }
     }
 }
 
-/// A compiled graph. It can be used from any thread; calls take turns, since a session runs one call at a time.
+/// A compiled graph. It can be used from any thread. Calls at once run at once, each in a session of its own, up to
+/// [`ProgramOptions::sessions`]; beyond that they take turns. All sessions of a program give the same numbers, to the
+/// bit: they are made of one graph with one set of options.
 pub struct Program {
-    session: Mutex<Session>,
+    sessions: Sessions<Session>,
+    /// What each of them holds beside the mapped files, in bytes.
+    session_bytes: u64,
     inputs: Vec<Port>,
     outputs: Vec<Port>,
 }
@@ -53,24 +73,50 @@ impl Program {
     /// # Errors
     /// `program-invalid` if the runtime refuses the graph or its data, `device-missing` if the device cannot be had.
     pub fn compile(runtime: &Runtime, model: &[u8], folder: &Path, options: &ProgramOptions) -> Result<Self> {
-        let invalid = |e: ort::Error| match exhausted(&e) {
-            true => Error::new(&codes::PROGRAM_MEMORY, "there is not enough memory to load the graph").because(e),
-            false => Error::new(&codes::PROGRAM_INVALID, "ONNX Runtime refused the graph").because(e),
-        };
-        if model.is_empty() {
-            return Err(Error::new(
-                &codes::PROGRAM_INVALID,
-                "the graph is empty: expected an ONNX model, found 0 bytes",
-            ));
-        }
-        let mut builder = configure(runtime, folder, options)?;
-        options.device.register(&mut builder)?;
-        let session = builder.commit_from_memory(model).map_err(invalid)?;
+        let kept = if options.sessions > 1 { model.to_vec() } else { Vec::new() };
+        let session = begin(runtime, model, folder, options)?;
+        Ok(Self::of(session, runtime, folder, options, move || Ok(kept.clone())))
+    }
+
+    /// As [`Program::compile`] of a graph whose bytes can be had again, so that a program that may need more sessions
+    /// does not keep them.
+    ///
+    /// # Errors
+    /// As [`Program::compile`], and those of `model`.
+    pub fn compile_from(
+        runtime: &Runtime,
+        model: impl Fn() -> Result<Vec<u8>> + Send + Sync + 'static,
+        folder: &Path,
+        options: &ProgramOptions,
+    ) -> Result<Self> {
+        let session = begin(runtime, &model()?, folder, options)?;
+        Ok(Self::of(session, runtime, folder, options, model))
+    }
+
+    fn of(
+        (session, price): (Session, Duration),
+        runtime: &Runtime,
+        folder: &Path,
+        options: &ProgramOptions,
+        model: impl Fn() -> Result<Vec<u8>> + Send + Sync + 'static,
+    ) -> Self {
         let required = session.inputs().iter().map(|p| Port::new(p.name(), p.dtype(), false));
         let defaults = session.overridable_initializers();
         let inputs = required.chain(defaults.iter().map(|p| Port::new(p.name(), p.dtype(), true))).collect();
         let outputs = session.outputs().iter().map(|p| Port::new(p.name(), p.dtype(), false)).collect();
-        Ok(Self { session: Mutex::new(session), inputs, outputs })
+        let sessions = if options.sessions > 1 {
+            let (runtime, folder, own) = (runtime.clone(), folder.to_owned(), options.clone());
+            let make = move || Ok(begin(&runtime, &model()?, &folder, &own)?.0);
+            Sessions::growing(session, price, options.sessions, make)
+        } else {
+            Sessions::one(session)
+        };
+        Self { sessions, session_bytes: options.session_bytes, inputs, outputs }
+    }
+
+    /// How many sessions it has by now: one, and as many more as calls at once have needed.
+    pub fn sessions(&self) -> usize {
+        self.sessions.made()
     }
 
     /// The inputs: those that every call feeds, then those with a default.
@@ -147,7 +193,9 @@ impl Program {
         let options = Arc::new(Options(RunOptions::new().map_err(failed)?.with_outputs(selector)));
         let inputs: Vec<(Cow<'_, str>, SessionInputValue<'_>)> =
             feeds.iter().map(|(name, value)| (Cow::Borrowed(*name), value.inner().into())).collect();
-        let mut session = self.session.lock().unwrap_or_else(PoisonError::into_inner);
+        let room = || memory::available_bytes().is_none_or(|free| free / 2 >= self.session_bytes);
+        let mut lent = self.sessions.lend(cancel, room)?;
+        let Some(session) = lent.session() else { return Err(failed(ort::Error::new("a session is gone"))) };
         let _watch = match cancel {
             Some(cancel) => {
                 cancel.check()?;
@@ -177,6 +225,21 @@ impl fmt::Debug for Program {
 fn exhausted(error: &ort::Error) -> bool {
     let words = error.to_string();
     ["bad_alloc", "Failed to allocate memory", "out of memory"].iter().any(|w| words.contains(w))
+}
+
+/// A session over a graph, and how long it took to make.
+fn begin(runtime: &Runtime, model: &[u8], folder: &Path, options: &ProgramOptions) -> Result<(Session, Duration)> {
+    let invalid = |e: ort::Error| match exhausted(&e) {
+        true => Error::new(&codes::PROGRAM_MEMORY, "there is not enough memory to load the graph").because(e),
+        false => Error::new(&codes::PROGRAM_INVALID, "ONNX Runtime refused the graph").because(e),
+    };
+    if model.is_empty() {
+        return Err(Error::new(&codes::PROGRAM_INVALID, "the graph is empty: expected an ONNX model, found 0 bytes"));
+    }
+    let began = Instant::now();
+    let mut builder = configure(runtime, folder, options)?;
+    options.device.register(&mut builder)?;
+    Ok((builder.commit_from_memory(model).map_err(invalid)?, began.elapsed()))
 }
 
 fn configure(runtime: &Runtime, folder: &Path, options: &ProgramOptions) -> Result<SessionBuilder> {
@@ -220,7 +283,6 @@ impl Options {
 #[cfg(test)]
 mod tests {
     use std::path::PathBuf;
-    use std::time::Duration;
 
     use engraft_plugin_api::Tensor;
     use half::f16;
@@ -328,19 +390,25 @@ mod tests {
 
     #[test]
     fn threads_share_a_program() {
-        let (program, _folder) = affine();
-        std::thread::scope(|scope| {
-            for i in 0..4 {
-                let program = &program;
-                scope.spawn(move || {
-                    let (x, scale) = (f32s(&[1, 3], &[i as f32, 0.0, 0.0]), f32s(&[], &[1.0]));
-                    for _ in 0..50 {
-                        let out = program.run(&[("x", &x), ("scale", &scale)], &["y"]).unwrap();
-                        assert_eq!(out[0].as_f32().unwrap(), [i as f32, 2.0 * i as f32]);
-                    }
-                });
-            }
-        });
+        let folder = tempfile::tempdir().unwrap();
+        let model = tiny::affine(folder.path());
+        for sessions in [1, 3] {
+            let options = ProgramOptions { sessions, ..ProgramOptions::default() };
+            let program = Program::compile(&for_tests(), &model, folder.path(), &options).unwrap();
+            std::thread::scope(|scope| {
+                for i in 0..4 {
+                    let program = &program;
+                    scope.spawn(move || {
+                        let (x, scale) = (f32s(&[1, 3], &[i as f32, 0.0, 0.0]), f32s(&[], &[1.0]));
+                        for _ in 0..50 {
+                            let out = program.run(&[("x", &x), ("scale", &scale)], &["y"]).unwrap();
+                            assert_eq!(out[0].as_f32().unwrap(), [i as f32, 2.0 * i as f32]);
+                        }
+                    });
+                }
+            });
+            assert!((1..=sessions).contains(&program.sessions()));
+        }
     }
 
     #[test]

@@ -1,17 +1,19 @@
 //! Methods that are called in the middle of passes: what they see, what becomes of the passes, and what goes wrong.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::Duration;
 
 use engraft_plugin_api::{
-    BlockSite, Change, GenerateRequest, GradientRequest, InterceptCall, Params, Place, Poke, RunRequest, Site, Tap,
-    Tensor, Term, Wrt,
+    BlockSite, Change, GenerateRequest, GradientRequest, InterceptCall, Params, Place, Poke, Role, RunRequest, Site,
+    Tap, Tensor, Term, WeightRef, Wrt,
 };
 
-use super::difference;
+use super::{difference, low_rank};
 use crate::base::{Error, Result};
 use crate::graph::testing::{rows, zoo};
-use crate::model::{Attached, Model, OpenOptions, Proposal, View, codes};
+use crate::model::{Active, Attached, Model, OpenOptions, Proposal, View, codes};
 use crate::runtime;
 
 /// Exports whose edges have the axes of their sites, and ones whose edges have others.
@@ -298,4 +300,115 @@ fn requests_at_once_do_not_see_each_others_calls() {
         }
     });
     assert!(calls.load(Ordering::SeqCst) > 160);
+}
+
+/// Longer than anything here takes.
+const LONG: Duration = Duration::from_secs(60);
+
+/// As [`adding`], but holds up a request whose prompts all end at their first token, says so, and waits to be released.
+fn holding_up(model: &Model) -> (Receiver<()>, Sender<()>) {
+    let ((says, said), (release, released)) = (channel(), channel());
+    let gate = Mutex::new((says, released));
+    attach(model, "adding", move |call| {
+        if call.rows.iter().all(|row| row.prompt_end == 0) {
+            let (says, released) = &*gate.lock().unwrap();
+            says.send(()).unwrap();
+            released.recv_timeout(LONG).map_err(|e| Error::new(&codes::DECODING, "held up for good").because(e))?;
+        }
+        adding(call)
+    });
+    (said, release)
+}
+
+fn held_up(model: &Model, rows: &[Vec<u32>]) -> Result<Vec<f32>> {
+    let logits = rows.iter().enumerate().map(|(row, r)| Place { row, pos: r.len() - 1 }).collect();
+    let request = RunRequest { rows: rows.to_vec(), prompt_ends: vec![0; rows.len()], logits, ..RunRequest::default() };
+    Ok(model.run(&request)?.logits.into_f32()?)
+}
+
+#[test]
+fn a_method_that_blocks_holds_up_its_own_request_alone() {
+    let rows = some_rows();
+    let model = model("dynamo-23-cache");
+    let base = logits(&model, &rows).unwrap();
+    let (said, release) = holding_up(&model);
+    let id = model.commit(proposal("adding", at(&[SITE], &[3]))).unwrap();
+    let weight = WeightRef::Block(1, Role::MlpOut);
+    let other = model.commit(proposal("by hand", vec![low_rank(&model, weight, 0.1)])).unwrap();
+    let request = RunRequest {
+        logits: rows.iter().enumerate().map(|(row, r)| Place { row, pos: r.len() - 1 }).collect(),
+        rows: rows.clone(),
+        ..RunRequest::default()
+    };
+    let chosen = [Active::Only(vec![other.clone()])];
+    let texts = GenerateRequest { rows: rows.clone(), max_new: 4, ..GenerateRequest::default() };
+    let ask = || {
+        let unseeing = model.run_seeing(&request, &chosen, None).unwrap().logits.into_f32().unwrap();
+        (logits(&model, &rows).unwrap(), unseeing, model.generate(&texts).unwrap())
+    };
+    let wanted = ask();
+    release.send(()).unwrap();
+    let late = held_up(&model, &rows).unwrap();
+    said.recv_timeout(LONG).unwrap();
+    assert!(wanted.0 != wanted.1 && wanted.0 != base && late != wanted.0);
+    let compiled = model.compiled();
+    std::thread::scope(|scope| {
+        let blocked = scope.spawn(|| held_up(&model, &rows));
+        said.recv_timeout(LONG).unwrap();
+        for _ in 0..10 {
+            assert_eq!(ask(), wanted);
+        }
+        // The others do not need more sessions than that.
+        assert_eq!((model.compiled(), blocked.is_finished()), (compiled, false));
+        model.rollback_all(&[id, other]).unwrap();
+        assert_eq!(logits(&model, &rows).unwrap(), base);
+        assert!(!blocked.is_finished());
+        release.send(()).unwrap();
+        assert_eq!(blocked.join().unwrap().unwrap(), late);
+    });
+}
+
+#[test]
+fn requests_at_once_run_at_once_and_take_turns_where_one_is_all() {
+    let rows = some_rows();
+    let open = |sessions| {
+        let options = OpenOptions { sessions, ..OpenOptions::default() };
+        Model::open(&zoo("dynamo-mask"), &runtime::for_tests(), &options).unwrap()
+    };
+    // Three requests are inside the method at one time, or none of them ends.
+    let model = open(None);
+    let (expected, inside) = (Arc::new(AtomicUsize::new(1)), Arc::new((Mutex::new(0), Condvar::new())));
+    let (together, met) = (expected.clone(), inside.clone());
+    attach(&model, "adding", move |call| {
+        let (count, changed) = &*met;
+        let mut count = count.lock().unwrap();
+        *count += 1;
+        changed.notify_all();
+        let apart = |count: &mut usize| *count < together.load(Ordering::SeqCst);
+        let (_count, timeout) = changed.wait_timeout_while(count, LONG, apart).unwrap();
+        if timeout.timed_out() { Err(Error::new(&codes::DECODING, "alone")) } else { adding(call) }
+    });
+    model.commit(proposal("adding", at(&[SITE], &[1]))).unwrap();
+    let wanted = logits(&model, &rows).unwrap();
+    *inside.0.lock().unwrap() = 0;
+    expected.store(3, Ordering::SeqCst);
+    std::thread::scope(|scope| {
+        let asked: Vec<_> = (0..3).map(|_| scope.spawn(|| logits(&model, &rows))).collect();
+        asked.into_iter().for_each(|asked| assert_eq!(asked.join().unwrap().unwrap(), wanted));
+    });
+
+    let model = open(Some(1));
+    let (said, release) = holding_up(&model);
+    model.commit(proposal("adding", at(&[SITE], &[1]))).unwrap();
+    assert_eq!(logits(&model, &rows).unwrap(), wanted);
+    std::thread::scope(|scope| {
+        let blocked = scope.spawn(|| held_up(&model, &rows));
+        said.recv_timeout(LONG).unwrap();
+        let waiting = scope.spawn(|| logits(&model, &rows));
+        std::thread::sleep(Duration::from_millis(200));
+        assert!(!waiting.is_finished());
+        release.send(()).unwrap();
+        assert_eq!(waiting.join().unwrap().unwrap(), wanted);
+        blocked.join().unwrap().unwrap();
+    });
 }
