@@ -12,7 +12,7 @@ use crate::base::{Error, Hash, Hasher, Result};
 use crate::runtime::{DType, Value};
 
 /// Values by the name of the input they are for.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Values {
     values: BTreeMap<String, Value>,
 }

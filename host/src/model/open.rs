@@ -1,6 +1,8 @@
 //! Opening a model and what it knows of itself.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, OnceLock, RwLock};
 
 use engraft_plugin_api::{ModelFacts, Tensor, WeightRef};
@@ -13,7 +15,7 @@ use super::intercept::Intercepts;
 use super::module::Modules;
 use super::route::Routes;
 use super::run::feed;
-use super::run::visible::Sums;
+use super::run::sums::Sums;
 use crate::anatomy::Anatomy;
 use crate::base::{Error, Hash, Hasher, Result, atomic};
 use crate::graph::{DType, Graph, Shapes};
@@ -36,11 +38,12 @@ pub struct OpenOptions {
     pub journal: Option<PathBuf>,
     /// Threads for one pass; `None` takes the runtime's choice.
     pub threads: Option<usize>,
-    /// How many requests of one structure may run at once. Each has a session of its own over the same files, made when
-    /// requests have waited for each other as long as that takes; beyond the number they take turns. `None`: as many as
-    /// the machine has processors, at least 4, and fewer where sessions are large: those beyond the first hold at most
-    /// 1 GiB together, for each structure, but for a second one on a CPU. A session holds its activations, and a copy of the weights where they are
-    /// packed (models of up to 1 GiB of weights, for passes that give logits alone), in float16 or on another device.
+    /// How many requests of one structure may run at once, at least one. Each has a session of its own over the same
+    /// files, made when requests have waited for each other as long as that takes; beyond the number they take turns.
+    /// `None`: as many as the machine has processors, at least 4, and fewer where sessions are large: those beyond the
+    /// first hold at most 1 GiB together for each structure, but that a CPU may always have a second one. Beside its
+    /// activations a session holds a copy of the weights where they are packed (models of up to 1 GiB of weights, for
+    /// passes that give logits alone), in float16, or on another device than a CPU.
     pub sessions: Option<usize>,
     /// Does not look at the tokenizer that lies beside the model, whatever its state: tokens are given as ids.
     pub without_tokenizer: bool,
@@ -69,10 +72,13 @@ pub struct Model {
     pub(super) modules: Modules,
     /// The splices that were read and checked.
     pub(super) grafts: Shelf<Hash, Graft>,
+    /// The sums that requests made.
+    pub(super) sums_made: AtomicU64,
     state: RwLock<Arc<State>>,
 }
 
 /// The sum of the active patches, ready to be fed. A request holds on to the one it began with.
+#[derive(Clone)]
 pub(super) struct State {
     pub(super) patches: Vec<(PatchId, Arc<Patch>)>,
     pub(super) overlay: Arc<Overlay>,
@@ -82,6 +88,8 @@ pub(super) struct State {
     pub(super) routes: Routes,
     /// Sums of chosen patches.
     pub(super) sums: Arc<Sums>,
+    /// The choices that they are made of ahead.
+    pub(super) prepared: Arc<Vec<BTreeSet<PatchId>>>,
     pub(super) hash: Hash,
 }
 
@@ -96,6 +104,7 @@ impl State {
             grafts: Vec::new(),
             routes: Routes::default(),
             sums: Arc::default(),
+            prepared: Arc::default(),
             hash: Overlay::default().hash(),
         }
     }
@@ -159,6 +168,7 @@ impl Model {
             causal: OnceLock::new(),
             footprint,
             programs,
+            sums_made: AtomicU64::default(),
             state: RwLock::new(Arc::new(State::base())),
             journal: Mutex::new(journal),
             attached: Attachments::default(),
@@ -192,6 +202,7 @@ impl Model {
             hash: OnceLock::new(),
             causal: OnceLock::new(),
             footprint,
+            sums_made: AtomicU64::default(),
             state: RwLock::new(Arc::new(State::base())),
             journal: Mutex::new(Journal::in_memory()),
             attached: Attachments::default(),
@@ -322,8 +333,8 @@ impl Model {
     }
 
     /// Swaps the sum of patches in one step.
-    pub(super) fn set_state(&self, state: Arc<State>) {
-        *self.state.write().unwrap_or_else(|e| e.into_inner()) = state;
+    pub(super) fn set_state(&self, state: impl Into<Arc<State>>) {
+        *self.state.write().unwrap_or_else(|e| e.into_inner()) = state.into();
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use engraft_plugin_api::{Data, Tensor};
 use half::f16;
-use ort::value::{DynValue, PrimitiveTensorElementType, TensorElementType, ValueType};
+use ort::value::{DynValue, DynValueRef, PrimitiveTensorElementType, TensorElementType, TensorRef, ValueType};
 
 use super::{codes, environment};
 use crate::base::{Error, Result};
@@ -62,12 +62,44 @@ impl From<TensorElementType> for DType {
 /// Any rank, 0 included; any extent, 0 included.
 #[derive(Clone)]
 pub struct Value {
-    inner: Arc<DynValue>,
+    inner: Arc<Held>,
     dtype: DType,
     shape: Arc<[usize]>,
 }
 
+/// Whose memory a value is.
+enum Held {
+    /// The runtime's, or one that was handed over to it.
+    Own(DynValue),
+    /// That of the second, which it keeps; the value, first of the two, is dropped before it.
+    Lent(DynValueRef<'static>, #[allow(dead_code, reason = "it is kept for its memory")] Lender),
+}
+
+/// Who lends floats to a value. Called again, it gives the same floats.
+type Lender = Arc<dyn AsRef<[f32]> + Send + Sync>;
+
 impl Value {
+    /// Reads floats where they are, and keeps them alive.
+    ///
+    /// # Errors
+    /// `value-shape` if `shape` does not describe as many values.
+    pub(crate) fn lent(shape: &[usize], floats: Lender) -> Result<Self> {
+        let values = (*floats).as_ref();
+        let error =
+            |found: usize| Error::new(&codes::VALUE_SHAPE, format!("the shape {shape:?} does not hold {found} values"));
+        if shape.iter().try_fold(1usize, |product, &extent| product.checked_mul(extent)) != Some(values.len()) {
+            return Err(error(values.len()));
+        }
+        environment::require_loaded()?;
+        // SAFETY: the floats are borrowed from `*floats`, which `Held::Lent` keeps and nothing can change meanwhile, as
+        // it is behind a shared `Arc`; the runtime's tensor over them is dropped before it, and is only ever read, since
+        // a value is never changed and is fed as an input.
+        let values = unsafe { std::slice::from_raw_parts(values.as_ptr(), values.len()) };
+        let tensor =
+            TensorRef::from_array_view((shape.to_vec(), values)).map_err(|e| error(values.len()).because(e))?;
+        Ok(Self { inner: Arc::new(Held::Lent(tensor.into_dyn(), floats)), dtype: DType::F32, shape: shape.into() })
+    }
+
     /// Takes floats without copying them.
     ///
     /// # Errors
@@ -225,11 +257,14 @@ impl Value {
             ));
         };
         let (dtype, shape) = (DType::from(*ty), shape.iter().map(|&d| usize::try_from(d).unwrap_or(0)).collect());
-        Ok(Self { inner: Arc::new(value), dtype, shape })
+        Ok(Self { inner: Arc::new(Held::Own(value)), dtype, shape })
     }
 
     pub(super) fn inner(&self) -> &DynValue {
-        &self.inner
+        match &*self.inner {
+            Held::Own(value) => value,
+            Held::Lent(value, _) => value,
+        }
     }
 
     fn make<T: PrimitiveTensorElementType + fmt::Debug + Clone + 'static>(
@@ -250,7 +285,7 @@ impl Value {
 
     fn read<T: PrimitiveTensorElementType>(&self) -> Result<&[T]> {
         let wanted = DType::from(T::into_tensor_element_type());
-        match self.inner.try_extract_tensor::<T>() {
+        match self.inner().try_extract_tensor::<T>() {
             Ok((_, values)) => Ok(values),
             Err(e) => Err(self.wrong_type(&wanted.to_string()).because(e)),
         }
@@ -281,5 +316,26 @@ impl TryFrom<&Tensor> for Value {
 impl fmt::Debug for Value {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Value({}{:?})", self.dtype, self.shape)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::runtime::for_tests;
+
+    #[test]
+    fn lent_floats_are_read_where_they_are_and_kept() {
+        for_tests();
+        let floats: Arc<Vec<f32>> = Arc::new((0..6).map(|i| i as f32).collect());
+        let value = Value::lent(&[2, 3], floats.clone()).unwrap();
+        assert_eq!(value.as_f32().unwrap().as_ptr(), floats.as_ptr());
+        assert_eq!((value.shape(), value.dtype(), Arc::strong_count(&floats)), (&[2, 3][..], DType::F32, 2));
+        let clone = value.clone();
+        drop(value);
+        assert_eq!(clone.to_tensor().unwrap().as_f32().unwrap(), floats.as_slice());
+        drop(clone);
+        assert_eq!(Arc::strong_count(&floats), 1);
+        assert_eq!(Value::lent(&[4], floats).unwrap_err().code().id, "value-shape");
     }
 }

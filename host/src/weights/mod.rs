@@ -20,7 +20,7 @@ pub use check::{Checked, check_delta, check_part};
 pub use contents::Part;
 pub use history::{Action, Entry, History};
 pub use journal::{Journal, patch_of, patch_path};
-pub use overlay::{Factors, Overlay};
+pub use overlay::{Factors, Overlay, Summed, dense_deltas};
 pub use patch::{Patch, PatchId};
 pub use rounding::Rounding;
 #[cfg(test)]

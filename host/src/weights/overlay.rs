@@ -30,6 +30,15 @@ impl Factors {
     }
 }
 
+/// Something of an overlay that is a sum of parts, which no gate can take apart again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Summed {
+    /// The dense sum of a weight.
+    Dense(WeightRef),
+    /// The tables of a splice that are sums.
+    Tables(SpliceKey),
+}
+
 /// What is added to a model.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Overlay {
@@ -41,8 +50,8 @@ pub struct Overlay {
     pub slots: BTreeMap<SlotKey, Neurons>,
     /// Splices, those that are one folded.
     pub splices: BTreeMap<SpliceKey, Folded>,
-    /// The sources that have a part in sums, which no gate can take out again.
-    pub summed: BTreeSet<usize>,
+    /// The sums, each with the sources that have a part in it.
+    pub summed: BTreeMap<Summed, BTreeSet<usize>>,
 }
 
 impl Overlay {
@@ -64,12 +73,19 @@ impl Overlay {
                     }
                     Change::Slots(slots) => out.slots.entry(slot_key(slots)).or_default().add(slots, owner),
                     Change::Splice(splice) => {
+                        let key = match out.splices.iter_mut().find(|(_, all)| all.first.joins(splice)) {
+                            Some((key, all)) => {
+                                all.add(splice, owner);
+                                *key
+                            }
+                            None => {
+                                let key = Folded::key(splice);
+                                out.splices.insert(key, Folded::of(splice, owner));
+                                key
+                            }
+                        };
                         if splice.tables.iter().any(|table| table.fold == Fold::Sum) {
-                            out.summed.insert(source);
-                        }
-                        match out.splices.values_mut().find(|all| all.first.joins(splice)) {
-                            Some(all) => all.add(splice, owner),
-                            None => drop(out.splices.insert(Folded::key(splice), Folded::of(splice, owner))),
+                            out.sums(Summed::Tables(key), source);
                         }
                     }
                     _ => {}
@@ -91,22 +107,9 @@ impl Overlay {
                     factors.owners.push(owner);
                 }
             }
-            Delta::LowRank { left, right } => {
-                let (rank, left, right) = (right.shape()[0], values(left), values(right));
-                self.summed.insert(owner.0);
-                let sum = self.dense.entry(weight).or_insert_with(|| vec![0.0; outputs]);
-                for r in 0..rank {
-                    for (s, v) in sum.iter_mut().zip(&right[r * outputs..(r + 1) * outputs]) {
-                        *s += left[r] * v;
-                    }
-                }
-            }
-            Delta::Dense(dense) => {
-                self.summed.insert(owner.0);
-                let sum = self.dense.entry(weight).or_insert_with(|| vec![0.0; inputs * outputs]);
-                for (s, v) in sum.iter_mut().zip(values(dense)) {
-                    *s += v;
-                }
+            Delta::LowRank { .. } | Delta::Dense(_) => {
+                self.sums(Summed::Dense(weight), owner.0);
+                add_dense(self.dense.entry(weight).or_insert_with(|| vec![0.0; inputs * outputs]), delta);
             }
             Delta::Rows { rows, values: tensor } => {
                 let new = values(tensor);
@@ -122,19 +125,25 @@ impl Overlay {
         }
     }
 
-    /// The sums, and what stands in one splice with them, of other changes: for what this one sums, zeros where they have no part in it.
-    pub fn sums_of<'a>(
-        &self,
-        sources: impl IntoIterator<Item = &'a [Change]>,
-        shape: impl Fn(WeightRef) -> Option<[usize; 2]>,
-    ) -> Self {
-        let mut all = Self::of(sources, shape);
-        let of = |(weight, sum): (&WeightRef, &Vec<f32>)| {
-            (*weight, all.dense.remove(weight).unwrap_or_else(|| vec![0.0; sum.len()]))
-        };
-        let splice = |(key, whole): (&SpliceKey, &Folded)| (*key, whole.with_sums_of(all.splices.get(key)));
-        let splices = self.splices.iter().filter(|(_, whole)| whole.has_sums()).map(splice).collect();
-        Self { dense: self.dense.iter().map(of).collect(), splices, ..Self::default() }
+    fn sums(&mut self, what: Summed, source: usize) {
+        self.summed.entry(what).or_default().insert(source);
+    }
+
+    /// The sources that have a part in a sum.
+    pub fn in_sums(&self) -> BTreeSet<usize> {
+        self.summed.values().flatten().copied().collect()
+    }
+
+    /// The dense sum of a weight, `[in, out]` row-major, over changes in their order; as [`Overlay::of`] makes it of them
+    /// alone.
+    pub fn dense_of<'a>(
+        weight: WeightRef,
+        shape: [usize; 2],
+        changes: impl IntoIterator<Item = &'a Change>,
+    ) -> Vec<f32> {
+        let mut sum = vec![0.0; shape[0] * shape[1]];
+        dense_deltas(weight, shape, changes).for_each(|delta| add_dense(&mut sum, delta));
+        sum
     }
 
     /// True if nothing is added.
@@ -196,6 +205,38 @@ impl Overlay {
             splice.hash(&mut hasher);
         }
         hasher.finish()
+    }
+}
+
+/// The deltas of a weight among changes that are summed densely.
+pub fn dense_deltas<'a>(
+    weight: WeightRef,
+    [inputs, _]: [usize; 2],
+    changes: impl IntoIterator<Item = &'a Change>,
+) -> impl Iterator<Item = &'a Delta> {
+    changes.into_iter().filter_map(move |change| match change {
+        Change::Weight { weight: of, delta } if *of == weight => {
+            let dense = matches!(delta, Delta::Dense(_)) || inputs == 1 && matches!(delta, Delta::LowRank { .. });
+            dense.then_some(delta)
+        }
+        _ => None,
+    })
+}
+
+/// Adds a delta to a dense sum: a dense one, or a low-rank one of a vector.
+fn add_dense(sum: &mut [f32], delta: &Delta) {
+    match delta {
+        Delta::LowRank { left, right } => {
+            let rows = right.as_f32().unwrap_or_default().chunks_exact(sum.len().max(1));
+            for (left, row) in left.as_f32().unwrap_or_default().iter().zip(rows) {
+                sum.iter_mut().zip(row).for_each(|(s, v)| *s += left * v);
+            }
+        }
+        Delta::Dense(dense) => {
+            let own = dense.as_f32().unwrap_or_default();
+            sum.iter_mut().zip(own).for_each(|(s, v)| *s += v);
+        }
+        Delta::Rows { .. } => {}
     }
 }
 

@@ -47,11 +47,11 @@ pub enum Values {
 }
 
 impl Values {
-    /// Makes them zeros.
-    fn clear(&mut self) {
+    /// As many zeros.
+    fn zeros(&self) -> Self {
         match self {
-            Self::F32(values) => values.fill(0.0),
-            Self::I64(values) => values.fill(0),
+            Self::F32(values) => Self::F32(vec![0.0; values.len()]),
+            Self::I64(values) => Self::I64(vec![0; values.len()]),
         }
     }
 }
@@ -148,21 +148,19 @@ impl Folded {
         self.owners.push(owner);
     }
 
-    /// True if a table is a sum.
-    pub(super) fn has_sums(&self) -> bool {
-        self.first.tables.iter().any(|table| table.fold == Fold::Sum)
-    }
-
-    /// With the sums of some of its sources, zeros where there are none.
-    pub(super) fn with_sums_of(&self, other: Option<&Self>) -> Self {
-        let mut out = self.clone();
-        for (i, table) in out.tables.iter_mut().enumerate().filter(|(i, _)| self.first.tables[*i].fold == Fold::Sum) {
-            match other {
-                Some(other) => table.clone_from(&other.tables[i]),
-                None => table.values.clear(),
+    /// The tables that are sums, by their numbers, over some changes alone: zeros where none of them has a part.
+    pub fn sums_of<'a>(&self, changes: impl IntoIterator<Item = &'a Change>) -> Vec<(usize, Table)> {
+        let sums = self.first.tables.iter().enumerate().filter(|(_, table)| table.fold == Fold::Sum);
+        let empty =
+            |table: &Table| Table { values: table.values.zeros(), shape: table.shape.clone(), owners: Vec::new() };
+        let mut sums: Vec<(usize, Table)> = sums.map(|(i, _)| (i, empty(&self.tables[i]))).collect();
+        for change in changes {
+            let Change::Splice(splice) = change else { continue };
+            if self.first.joins(splice) {
+                sums.iter_mut().for_each(|(i, table)| table.add(&splice.tables[*i], (0, 0)));
             }
         }
-        out
+        sums
     }
 
     /// What the tables hold.

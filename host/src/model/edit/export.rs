@@ -79,7 +79,7 @@ impl Model {
         for weight in weights {
             let place = self.anatomy().weight(weight)?;
             let Some(sum) = overlay.dense_sum(weight, place.shape) else { continue };
-            let stored = feed::to_stored(&sum, place, self.graph());
+            let stored = feed::to_stored(sum, place, self.graph());
             // Weights packed into one tensor share its copy.
             let found =
                 edited.iter_mut().find(|(p, _, _)| p.initializer == place.initializer && p.reader == place.reader);

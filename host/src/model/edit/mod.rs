@@ -177,7 +177,8 @@ impl Model {
         let mut patches = journal.active().to_vec();
         patches.push((patch.id(), patch.clone()));
         self.check_parts(&patches)?;
-        let next = Arc::new(self.sum(patches)?);
+        let previous = self.state();
+        let next = Arc::new(self.with_sums(self.sum(patches)?, &previous.prepared, &previous)?);
         self.try_splices(&patch)?;
         let acts = patch.changes.iter().any(|c| {
             matches!(c, Change::Weight { .. } | Change::Slots(_) | Change::Intercept { .. } | Change::Splice(_))
@@ -209,7 +210,7 @@ impl Model {
     pub fn rollback_all(&self, ids: &[PatchId]) -> Result<()> {
         let mut journal = self.journal.lock().unwrap_or_else(|e| e.into_inner());
         let recorded = journal.history().states_without(ids)?;
-        let mut patches = journal.active().to_vec();
+        let (previous, mut patches) = (self.state(), journal.active().to_vec());
         let (mut done, mut last) = (Vec::with_capacity(ids.len()), None);
         for (id, recorded) in ids.iter().zip(recorded) {
             patches.retain(|(other, _)| other != id);
@@ -222,8 +223,9 @@ impl Model {
             last = Some(next);
         }
         let Some(next) = last else { return Ok(()) };
+        let next = self.with_sums(next, &previous.prepared, &previous)?;
         journal.rollback(&done)?;
-        self.set_state(Arc::new(next));
+        self.set_state(next);
         Ok(())
     }
 
@@ -264,13 +266,14 @@ impl Model {
         for (_, patch) in journal.active() {
             self.check_shapes(&patch.changes)?;
         }
-        let sum = self.sum(journal.active().to_vec())?;
+        let previous = self.state();
+        let sum = self.with_sums(self.sum(journal.active().to_vec())?, &[], &previous)?;
         if sum.hash != state {
             let at = folder.display();
             let text = format!("the patches of the journal in `{at}` sum to the state {}, it says {state}", sum.hash);
             return Err(Error::new(&weight_codes::JOURNAL_STATE, text));
         }
-        self.set_state(Arc::new(sum));
+        self.set_state(sum);
         Ok(())
     }
 
@@ -282,7 +285,8 @@ impl Model {
         let routes = Routes::of(&patches);
         let hash = routes.hash(intercepts.hash(overlay.hash()));
         let overlay = Arc::new(overlay);
-        Ok(State { hash, patches, overlay, values, intercepts, grafts, routes, sums: Arc::default() })
+        let (sums, prepared) = (Arc::default(), Arc::default());
+        Ok(State { hash, patches, overlay, values, intercepts, grafts, routes, sums, prepared })
     }
 
     /// True if a patch shows in the probe logits of the sum with it, `next`, which no request sees yet.

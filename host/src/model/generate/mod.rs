@@ -154,7 +154,8 @@ impl Model {
         let mut heard = chorus.heard(&rows, request.max_new)?;
         let (away, own): (Vec<usize>, Vec<usize>) = (0..rows.len()).partition(|&r| rows[r].way.is_away());
         let batches = self.together(&rows, &own);
-        let batches = batches.iter().flat_map(|rows| visible.groups(rows, &seen.overlay.summed));
+        let summed = seen.overlay.in_sums();
+        let batches = batches.iter().flat_map(|rows| visible.groups(rows, &summed));
         for (mut running, is_own) in batches.map(|batch| (batch, true)).chain([(away, false)]) {
             let mut passes = if is_own { Some(Passes::new(self, seen, visible)?) } else { None };
             let mut speakers = chorus.speakers(&rows, &heard, &running)?;

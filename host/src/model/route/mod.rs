@@ -26,9 +26,10 @@ use crate::base::{Cancel, Error, Hash, Hasher, Result};
 use crate::weights::{Patch, PatchId};
 
 /// The patches that have requests routed, by method in the order of their first commits.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Routes(Vec<Vec<Own>>);
 
+#[derive(Clone)]
 struct Own {
     /// The number of its patch among those that are active.
     source: usize,

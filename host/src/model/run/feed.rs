@@ -11,7 +11,7 @@ use crate::base::Result;
 use crate::graph::Graph;
 use crate::hooks::{Branch, Name, SlotBranch, SlotPart, SplicePart, Values};
 use crate::runtime::Value;
-use crate::weights::{Neurons, Overlay, TableValues};
+use crate::weights::{Neurons, Overlay, SpliceKey, TableValues};
 
 /// The branches that an overlay needs.
 pub(in crate::model) fn branches(overlay: &Overlay) -> BTreeSet<(WeightRef, Branch)> {
@@ -49,9 +49,7 @@ pub(in crate::model) fn overlay_values(overlay: &Overlay, graph: &Graph, anatomy
         values.set(Name::Right(weight), Value::f32(&[rank, total], right)?);
     }
     for (&weight, dense) in &overlay.dense {
-        let place = anatomy.weight(weight)?;
-        let dims = graph.initializer(&place.initializer).map(|i| i.dims()).unwrap_or_default();
-        values.set(Name::Dense(weight), Value::f32(&dims, to_stored(dense, place, graph))?);
+        values.set(Name::Dense(weight), dense_value(weight, dense.clone(), graph, anatomy)?);
     }
     for (&branch, neurons) in &overlay.slots {
         for (&part, flat) in SlotPart::all(branch.2).iter().zip(slot_tensors(neurons, branch)) {
@@ -65,10 +63,39 @@ pub(in crate::model) fn overlay_values(overlay: &Overlay, graph: &Graph, anatomy
                 TableValues::F32(flat) => Value::f32(&table.shape, flat.clone()),
                 TableValues::I64(flat) => Value::i64(&table.shape, flat.clone()),
             };
-            values.set(Name::Splice(key.writes, key.order, SplicePart::Table(i)), value?);
+            values.set(table_name(key, i), value?);
         }
     }
     Ok(values)
+}
+
+/// The input that is a table of a splice.
+pub(in crate::model) fn table_name(key: &SpliceKey, table: usize) -> Name {
+    Name::Splice(key.writes, key.order, SplicePart::Table(table))
+}
+
+/// A dense sum as its input.
+///
+/// # Errors
+/// `weight-absent`
+pub(in crate::model) fn dense_value(
+    weight: WeightRef,
+    sum: Vec<f32>,
+    graph: &Graph,
+    anatomy: &Anatomy,
+) -> Result<Value> {
+    let place = anatomy.weight(weight)?;
+    Value::f32(&stored_dims(place, graph), to_stored(sum, place, graph))
+}
+
+/// The extents of the tensor that a weight is stored in.
+pub(in crate::model) fn stored_dims(place: &WeightEdge, graph: &Graph) -> Vec<usize> {
+    graph.initializer(&place.initializer).map(|i| i.dims()).unwrap_or_default()
+}
+
+/// True if a weight is stored as methods see it, and nothing with it.
+pub(in crate::model) fn stored_as_it_is(place: &WeightEdge) -> bool {
+    place.storage != Storage::OutIn && place.columns.is_none()
 }
 
 /// Gates that let every row of a batch see the patches that it sees.
@@ -113,7 +140,7 @@ pub(in crate::model) fn slot_tensors(neurons: &Neurons, (.., gated): SlotBranch)
 /// The columns of a weight in its stored tensor, and the number of columns of that tensor.
 pub(in crate::model) fn packed(place: &WeightEdge, graph: &Graph) -> (Columns, usize) {
     let total = || {
-        let dims = graph.initializer(&place.initializer).map(|i| i.dims()).unwrap_or_default();
+        let dims = stored_dims(place, graph);
         let axis = if place.storage == Storage::OutIn { dims.first() } else { dims.last() };
         axis.copied().unwrap_or(place.shape[1])
     };
@@ -122,15 +149,22 @@ pub(in crate::model) fn packed(place: &WeightEdge, graph: &Graph) -> (Columns, u
 }
 
 /// `[in, out]` values of a weight in the layout of its stored tensor, zeros where other weights are packed.
-pub(in crate::model) fn to_stored(values: &[f32], place: &WeightEdge, graph: &Graph) -> Vec<f32> {
+pub(in crate::model) fn to_stored(values: Vec<f32>, place: &WeightEdge, graph: &Graph) -> Vec<f32> {
+    /// Rows and columns that are moved together, so that a transposition stays in the cache.
+    const TILE: usize = 32;
+    if stored_as_it_is(place) {
+        return values;
+    }
     let [inputs, outputs] = place.shape;
     let (columns, total) = packed(place, graph);
     let mut stored = vec![0.0; inputs * total];
-    for i in 0..inputs {
-        for o in 0..outputs {
+    for (i0, o0) in (0..inputs).step_by(TILE).flat_map(|i| (0..outputs).step_by(TILE).map(move |o| (i, o))) {
+        for o in o0..outputs.min(o0 + TILE) {
             let column = columns.at(o);
-            let at = if place.storage == Storage::OutIn { column * inputs + i } else { i * total + column };
-            stored[at] = values[i * outputs + o];
+            for i in i0..inputs.min(i0 + TILE) {
+                let at = if place.storage == Storage::OutIn { column * inputs + i } else { i * total + column };
+                stored[at] = values[i * outputs + o];
+            }
         }
     }
     stored

@@ -1,11 +1,12 @@
 //! A forward pass: rows, taps, pokes, logits at places, under committed and trial changes.
 //!
 //! `batch` pads rows, `feed` turns the sum of patches into inputs, `visible` tells which patches each row of a request
-//! sees, and `split` runs rows apart that cannot share a batch.
+//! sees, `sums` holds what cannot be gated, and `split` runs rows apart that cannot share a batch.
 
 mod batch;
 pub(in crate::model) mod feed;
 mod split;
+pub(in crate::model) mod sums;
 pub(in crate::model) mod visible;
 
 use std::collections::BTreeSet;
@@ -14,7 +15,8 @@ use std::sync::Arc;
 use engraft_plugin_api::{BlockSite, Change, Place, Poke, RunReply, RunRequest, Site, Tensor};
 
 use self::split::{Joined, part};
-use self::visible::{Active, Sums, Visible};
+use self::sums::Sums;
+use self::visible::{Active, Visible};
 use super::codes;
 use super::edit::splice::set_ends;
 use super::intercept::{Intercepts, ends, intercepts};
@@ -32,8 +34,8 @@ pub(in crate::model) struct Seen<'r> {
     pub(in crate::model) overlay: Arc<Overlay>,
     /// Its inputs, without gates.
     pub(in crate::model) values: Values,
-    /// Sums of chosen sources.
-    pub(in crate::model) sums: Arc<Sums>,
+    /// Sums of chosen sources with the request's own trial changes in them.
+    trial_sums: Sums,
     /// The number of the source that the request's own trial changes are, in [`Overlay::of`].
     pub(in crate::model) trial: usize,
     pub(in crate::model) intercepts: Arc<Intercepts>,
@@ -49,7 +51,7 @@ impl<'r> Seen<'r> {
             under,
             overlay: state.overlay.clone(),
             values,
-            sums: state.sums.clone(),
+            trial_sums: Sums::default(),
             trial: state.patches.len(),
             intercepts: state.intercepts.clone(),
             grafts: state.grafts.clone(),
@@ -57,9 +59,9 @@ impl<'r> Seen<'r> {
         }
     }
 
-    /// What is summed, in order: the patches, then the request's own changes.
-    pub(in crate::model) fn sources(&self) -> impl Iterator<Item = &[Change]> {
-        self.state.patches.iter().map(|(_, patch)| patch.changes.as_slice()).chain([self.under])
+    /// The changes of a source: a patch, or what the request tries.
+    fn source(&self, number: usize) -> &[Change] {
+        self.state.patches.get(number).map_or(self.under, |(_, patch)| patch.changes.as_slice())
     }
 }
 
@@ -114,7 +116,7 @@ impl Model {
         cancel: Option<&Cancel>,
     ) -> Result<RunReply> {
         let all: Vec<usize> = (0..request.rows.len()).collect();
-        let groups = visible.groups(&all, &seen.overlay.summed);
+        let groups = visible.groups(&all, &seen.overlay.in_sums());
         if groups.len() < 2 {
             return self.run_batch(request, seen, visible, cancel);
         }
@@ -215,7 +217,7 @@ impl Model {
         let overlay = self.overlay(&state.patches, Some(under))?;
         let values = feed::overlay_values(&overlay, self.graph(), self.anatomy())?;
         let grafts = self.grafts(&overlay)?;
-        Ok(Seen { overlay: Arc::new(overlay), values, grafts, sums: Arc::default(), ..Seen::of(state, under) })
+        Ok(Seen { overlay: Arc::new(overlay), values, grafts, ..Seen::of(state, under) })
     }
 
     /// Sums the changes of patches of this model, and trial changes on top.

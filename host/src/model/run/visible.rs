@@ -1,13 +1,11 @@
 //! Which of the committed patches each row of a request sees, and what that makes of the inputs.
 //!
 //! Columns of low-rank factors, slots and entries of stacked tables have an owner each, and a gate for each row. What is
-//! summed into one tensor cannot be gated: rows that see different patches with a part in such sums are run in batches of their own, each with
-//! its own sums. Programs are those of all patches, whatever the rows see.
+//! summed into one tensor cannot be gated: rows that see different patches with a part in such sums are run in batches
+//! of their own, each with its own sums (`sums`). Programs are those of all patches, whatever the rows see.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::sync::{Arc, Mutex};
-
-use engraft_plugin_api::Change;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use super::Seen;
 use super::feed;
@@ -134,34 +132,6 @@ impl Visible {
     }
 }
 
-/// Sums of some of the sources as inputs, by what is seen of those that have a part in one.
-#[derive(Default)]
-pub(in crate::model) struct Sums(Mutex<VecDeque<(Vec<bool>, Arc<Values>)>>);
-
-/// How many sums of chosen sources are kept for one state of a model.
-const KEPT: usize = 8;
-
-impl Sums {
-    fn get(&self, mask: &[bool], sum: impl FnOnce() -> Result<Values>) -> Result<Arc<Values>> {
-        let guard = || self.0.lock().unwrap_or_else(|e| e.into_inner());
-        {
-            let mut kept = guard();
-            if let Some(at) = kept.iter().position(|(of, _)| of == mask)
-                && let Some(found) = kept.remove(at)
-            {
-                let values = found.1.clone();
-                kept.push_front(found);
-                return Ok(values);
-            }
-        }
-        let values = Arc::new(sum()?);
-        let mut kept = guard();
-        kept.truncate(KEPT - 1);
-        kept.push_front((mask.to_vec(), values.clone()));
-        Ok(values)
-    }
-}
-
 impl State {
     /// What a row sees of the patches; `None` for all.
     ///
@@ -197,15 +167,11 @@ impl Model {
     /// The inputs that hold the changes for the rows of a batch, all of which see the same of what is summed.
     pub(in crate::model) fn feed(&self, seen: &Seen<'_>, visible: &Visible, values: &mut Values) -> Result<()> {
         values.copy(&seen.values);
-        let mask = if visible.rows() == 0 { Vec::new() } else { visible.mask(0, &seen.overlay.summed) };
-        if mask.contains(&false) {
-            let sums = seen.sums.get(&mask, || {
-                let own = |(source, changes)| if visible.sees(0, source) { changes } else { &[][..] };
-                let sources: Vec<&[Change]> = seen.sources().enumerate().map(own).collect();
-                let sums = seen.overlay.sums_of(sources, |w| self.anatomy().weights.get(&w).map(|p| p.shape));
-                feed::overlay_values(&sums, self.graph(), self.anatomy())
-            })?;
-            values.copy(&sums);
+        for (&what, sources) in seen.overlay.summed.iter().filter(|_| visible.rows() > 0) {
+            let own: Vec<usize> = sources.iter().copied().filter(|&source| visible.sees(0, source)).collect();
+            if own.len() < sources.len() {
+                self.feed_sum(seen, what, &own, values)?;
+            }
         }
         feed::gates(&seen.overlay, visible, values)
     }

@@ -11,6 +11,7 @@ mod lean;
 mod routes;
 mod slots;
 mod splices;
+mod sums;
 mod visible;
 
 use std::path::{Path, PathBuf};
