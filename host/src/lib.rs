@@ -40,7 +40,13 @@
 //!   graph, finds the anatomy and maps the weights; the first request of each structure compiles a program, later ones
 //!   reuse it. `Send + Sync`, every call takes `&self`; put it into an `Arc` and share it. Commits and rollbacks wait
 //!   for each other, requests do not wait for them: a request sees wholly the model before or wholly the model after,
-//!   and keeps what it began with.
+//!   and keeps what it began with. Requests at once run at once, each in a session of its own over the same files, up to
+//!   [`OpenOptions::sessions`](model::OpenOptions): a further session is made when requests have waited as long as that
+//!   takes, holds a packed copy of the weights where there is one, and stays with its program. A method that blocks in
+//!   the middle of a pass holds up its own request, and others for that long, once.
+//! - [`View`](model::View) and [`Active`](model::Active): which of the patches a request sees, or each of its rows. Plain
+//!   data; another choice compiles nothing, and costs nothing but where several patches have dense deltas for one weight:
+//!   then the first request of a set sums them, or [`Model::prepare`](model::Model::prepare) does so before.
 //! - [`Anatomy`](anatomy::Anatomy): which edge of the graph is which part of a transformer, with the evidence, and what
 //!   is absent, with the reason. Found once when a model is opened, from structure alone; plain data that never
 //!   changes. It needs no runtime.
