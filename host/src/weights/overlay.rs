@@ -141,8 +141,14 @@ impl Overlay {
         shape: [usize; 2],
         changes: impl IntoIterator<Item = &'a Change>,
     ) -> Vec<f32> {
-        let mut sum = vec![0.0; shape[0] * shape[1]];
-        dense_deltas(weight, shape, changes).for_each(|delta| add_dense(&mut sum, delta));
+        let mut deltas = dense_deltas(weight, shape, changes).peekable();
+        // The first is copied: adding it to zeros would go over the memory twice.
+        let first = deltas.next_if(|delta| matches!(delta, Delta::Dense(_)));
+        let mut sum = match first {
+            Some(Delta::Dense(dense)) => dense.as_f32().unwrap_or_default().to_vec(),
+            _ => vec![0.0; shape[0] * shape[1]],
+        };
+        deltas.for_each(|delta| add_dense(&mut sum, delta));
         sum
     }
 
