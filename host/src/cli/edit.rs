@@ -144,7 +144,7 @@ impl EditOne {
             file.check_base(&model.hash()?.to_string())?;
         }
         self.makers.attach_active(&model, &mut registry)?;
-        Attachment::attach(&method, &model);
+        Attachment::attach_for(&method, &model, self.makers.patience);
         let before = self.listen(&model, &prompt, &cancel)?;
         let voice = Arc::new(Voice { progress: Progress::new(), said: Mutex::default() });
         let began = Instant::now();

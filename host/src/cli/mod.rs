@@ -27,7 +27,7 @@ use engraft_plugin_api::Change;
 
 use crate::base::{Cancel, Error, Result};
 use crate::model::{Model, OpenOptions};
-use crate::plugins::{ArtefactFile, Attachment, Pin, Registry, SearchPath, codes as plugin_codes, params};
+use crate::plugins::{ArtefactFile, Attachment, Patience, Pin, Registry, SearchPath, codes as plugin_codes, params};
 use crate::runtime::{self, Device, Runtime, RuntimeSettings};
 use crate::weights::Patch;
 
@@ -138,6 +138,10 @@ struct Makers {
     artefacts: Vec<PathBuf>,
     #[command(flatten)]
     pins: Pins,
+    /// How many seconds a method may take for one call in the middle of a request before the request fails; 0 waits as
+    /// long as it takes.
+    #[arg(long, value_name = "SECONDS", default_value = "60")]
+    patience: Patience,
 }
 
 /// What the bytes of plugins must be.
@@ -185,7 +189,7 @@ impl Makers {
             };
             let learnt = self.learnt(maker)?;
             let method = library.create_with(library.configure(&params::to_toml(&maker.params))?, learnt.as_ref())?;
-            Attachment::attach(&Arc::new(method), model);
+            Attachment::attach_for(&Arc::new(method), model, self.patience);
         }
         Ok(())
     }

@@ -57,6 +57,7 @@ pub(super) struct Run {
     pub mode: Mode,
     pub out: Option<String>,
     pub text: Option<usize>,
+    pub patience: Option<Spanned<f64>>,
 }
 
 /// How edits follow each other.

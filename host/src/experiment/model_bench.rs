@@ -13,7 +13,7 @@ use crate::base::{Cancel, Error, Result, random};
 use crate::metrics::{Query, Scored, Scorer};
 use crate::model::{Continuation, Model, OpenOptions, Question};
 use crate::plugins::{
-    Access, ArtefactFile, Attachment, Library, Listener, Method, Registry, SearchPath, codes as plugin_codes,
+    Access, ArtefactFile, Attachment, Library, Listener, Method, Patience, Registry, SearchPath, codes as plugin_codes,
 };
 use crate::runtime::{Device, Notify, Runtime, RuntimeSettings, memory};
 use crate::weights::PatchId;
@@ -32,6 +32,7 @@ pub struct ModelWorkbench {
     method: Option<Arc<Method>>,
     corpus: Option<PathBuf>,
     seed: u64,
+    patience: Patience,
 }
 
 impl ModelWorkbench {
@@ -48,6 +49,7 @@ impl ModelWorkbench {
             method: None,
             corpus: None,
             seed: 0,
+            patience: Patience::default(),
         }
     }
 
@@ -112,6 +114,7 @@ impl Workbench for ModelWorkbench {
         self.libraries.iter().filter_map(|(_, learnt)| learnt.as_ref()).try_for_each(|a| a.check_base(&hash))?;
         self.corpus.clone_from(&settings.corpus);
         self.seed = settings.seed;
+        self.patience = settings.patience;
         let opened = Opened {
             hash,
             device: device.to_string(),
@@ -129,7 +132,7 @@ impl Workbench for ModelWorkbench {
         })?;
         let method = Arc::new(library.create_with(params.clone(), artefact.as_deref())?);
         if let Some(open) = &self.open {
-            Attachment::attach(&method, &open.model);
+            Attachment::attach_for(&method, &open.model, self.patience);
         }
         self.method = Some(method);
         Ok(())

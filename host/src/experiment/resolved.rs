@@ -10,6 +10,7 @@ use super::config::{self, Mode};
 use super::settings::{MethodSettings, PluginRef, Settings};
 use super::train::{TrainSettings, Validation};
 use crate::base::{Error, Result};
+use crate::plugins::Patience;
 
 #[derive(Serialize)]
 struct Experiment<'a> {
@@ -44,6 +45,9 @@ struct Run<'a> {
     mode: Mode,
     out: Cow<'a, str>,
     text: usize,
+    /// Where it is not the usual one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    patience: Option<f64>,
 }
 
 #[derive(Serialize)]
@@ -90,7 +94,12 @@ pub(super) fn text(settings: &Settings) -> Result<String> {
         seed: settings.seed,
         model: Model { path: settings.model.to_string_lossy(), device: &settings.device },
         data: Data { kind: data.kind.name(), path: data.path.to_string_lossy(), limit: data.limit },
-        run: Run { mode: settings.mode, out: settings.out.to_string_lossy(), text: settings.text },
+        run: Run {
+            mode: settings.mode,
+            out: settings.out.to_string_lossy(),
+            text: settings.text,
+            patience: (settings.patience != Patience::default()).then(|| settings.patience.as_seconds()),
+        },
         statistics: settings.corpus.as_deref().map(|corpus| Statistics { corpus: corpus.to_string_lossy() }),
         train: settings.train.as_ref().map(train),
         method: settings.methods.iter().map(method).collect(),

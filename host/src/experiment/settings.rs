@@ -13,7 +13,7 @@ use super::train::TrainSettings;
 use super::{codes, resolved};
 use crate::base::{Error, Result};
 use crate::data::DataKind;
-use crate::plugins::Pin;
+use crate::plugins::{Patience, Pin};
 
 /// How many tokens the model writes for each case where the experiment does not say.
 const TEXT: usize = 12;
@@ -37,6 +37,8 @@ pub struct Settings {
     pub out: PathBuf,
     /// How many tokens the model writes after the prompt of each case, before and after; 0 for no text.
     pub text: usize,
+    /// How long a method may take for one call in the middle of a request; no result depends on it.
+    pub patience: Patience,
     /// The text that statistics are taken over; `None` for the one that the model names.
     pub corpus: Option<PathBuf>,
     /// What methods learn from, where the experiment says so.
@@ -159,6 +161,9 @@ impl Settings {
             }
         }
         let out = tidy(&absolute(Path::new(config.run.out.as_deref().unwrap_or("runs"))));
+        let patience = config.run.patience.as_ref().map(|typed| {
+            Patience::seconds(*typed.get_ref()).map_err(|why| wrong(&typed.span(), format!("`run.patience`: {why}")))
+        });
         let train =
             config.train.as_ref().map(|typed| TrainSettings::resolve(source, base, typed, (kind, config.seed, &out)));
         Ok(Self {
@@ -175,6 +180,7 @@ impl Settings {
             train: train.transpose()?,
             out,
             text: config.run.text.unwrap_or(TEXT),
+            patience: patience.transpose()?.unwrap_or_default(),
             corpus: config.statistics.corpus.as_ref().map(|c| existing("`statistics.corpus`", c)).transpose()?,
             methods: config.method.get_ref().iter().map(|m| method(source, base, m)).collect::<Result<_>>()?,
         })
@@ -188,7 +194,7 @@ impl Settings {
         resolved::text(self)
     }
 
-    /// BLAKE3 of what a run's results depend on: [`to_toml`](Self::to_toml) but for `out` and the training.
+    /// BLAKE3 of what a run's results depend on: [`to_toml`](Self::to_toml) but for `out`, `patience` and the training.
     ///
     /// # Errors
     /// As [`to_toml`](Self::to_toml).
@@ -198,13 +204,15 @@ impl Settings {
 
     /// What a run's results depend on, as text.
     pub(super) fn run_text(&self) -> Result<String> {
-        Self { out: PathBuf::new(), train: None, ..self.clone() }.to_toml()
+        Self { out: PathBuf::new(), train: None, patience: Patience::default(), ..self.clone() }.to_toml()
     }
 
     /// What a training depends on, as text: not how edits are measured, nor where results are put.
     pub(super) fn training_text(&self) -> Result<String> {
         let train = self.train.clone().map(|train| TrainSettings { out: PathBuf::new(), ..train });
-        let mut elsewhere = Self { out: PathBuf::new(), train, mode: Mode::default(), text: 0, ..self.clone() };
+        let patience = Patience::default();
+        let mut elsewhere =
+            Self { out: PathBuf::new(), train, mode: Mode::default(), text: 0, patience, ..self.clone() };
         elsewhere.methods.iter_mut().for_each(|method| method.artefact = None);
         elsewhere.to_toml()
     }

@@ -2,6 +2,7 @@
 //! request.
 
 use std::collections::BTreeMap;
+use std::str::FromStr;
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread;
@@ -16,8 +17,41 @@ use super::routing::{Event, OfRequest, Relay};
 use crate::base::{Error, Hash, Result};
 use crate::model::{Attached, Model, Routing};
 
-/// How long a call in the middle of a pass may take, where nobody says otherwise.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// How long a call of a method may take before its request fails, for calls in the middle of passes and for routes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Patience(Option<Duration>);
+
+impl Patience {
+    /// So many seconds; 0 for as long as it takes.
+    ///
+    /// # Errors
+    /// What was expected, if it is no such number.
+    pub fn seconds(seconds: f64) -> std::result::Result<Self, String> {
+        let found = Duration::try_from_secs_f64(seconds)
+            .map_err(|_| format!("expected seconds from 0 on, where 0 waits as long as it takes, found {seconds}"))?;
+        Ok(Self((!found.is_zero()).then_some(found)))
+    }
+
+    /// In seconds, as [`Patience::seconds`] takes it.
+    pub fn as_seconds(self) -> f64 {
+        self.0.map_or(0.0, |patience| patience.as_secs_f64())
+    }
+}
+
+impl Default for Patience {
+    /// A minute.
+    fn default() -> Self {
+        Self(Some(Duration::from_secs(60)))
+    }
+}
+
+impl FromStr for Patience {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        Self::seconds(text.parse().map_err(|_| format!("expected a number of seconds, found `{text}`"))?)
+    }
+}
 
 /// A method as what a model calls. A call that does not return in time fails its request: then the method is left
 /// behind on its thread, with a copy of what it was shown, and is not called again.
@@ -32,7 +66,7 @@ pub struct Attachment {
 impl Attachment {
     /// A method whose calls may take a minute each, without the time that the model takes for what it asks.
     pub fn new(method: Arc<Method>) -> Self {
-        Self { method, patience: Some(PATIENCE), hangs: Mutex::new(false), states: Mutex::default() }
+        Self { method, patience: Patience::default().0, hangs: Mutex::new(false), states: Mutex::default() }
     }
 
     /// As said; `None` waits as long as it takes, and shows the method the model's own memory.
@@ -42,12 +76,17 @@ impl Attachment {
     }
 
     /// Attaches a method to a model, if it intercepts or routes, for the patches that it makes with its parameters and
-    /// its artefact.
+    /// its artefact. A call may take a minute.
     pub fn attach(method: &Arc<Method>, model: &Model) {
+        Self::attach_for(method, model, Patience::default());
+    }
+
+    /// As [`Attachment::attach`], with another patience.
+    pub fn attach_for(method: &Arc<Method>, model: &Model, patience: Patience) {
         let calls = method.library().calls();
         if calls.intercept || calls.route {
             let name = &method.library().descriptor().name;
-            model.attach(name, method.params(), Arc::new(Self::new(method.clone())));
+            model.attach(name, method.params(), Arc::new(Self::new(method.clone()).patience(patience.0)));
         }
     }
 
@@ -78,7 +117,10 @@ impl Attachment {
             "`{name}` did not return from {what} within {:.1} s; a blocked native call cannot be stopped",
             patience.as_secs_f64()
         );
-        Error::new(&codes::HANGS, text).help("roll its patches back; end the process to be rid of its thread")
+        Error::new(&codes::HANGS, text).help(
+            "roll its patches back, or give it more time with a greater `--patience`, or `[run] patience` of an \
+             experiment; end the process to be rid of its thread",
+        )
     }
 
     fn panicked(&self, what: &str) -> Error {
@@ -162,5 +204,21 @@ impl Attached for Attachment {
                 Err(RecvTimeoutError::Disconnected) => return Err(self.panicked(what)),
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patience_is_seconds_and_none_is_waiting_as_long_as_it_takes() {
+        let read = |text: &str| text.parse::<Patience>();
+        assert_eq!(read("0.05").unwrap().0, Some(Duration::from_millis(50)));
+        assert_eq!((read("0").unwrap().0, read("60").unwrap()), (None, Patience::default()));
+        for text in ["", "soon", "-1", "inf", "nan", "1e300"] {
+            assert!(read(text).unwrap_err().starts_with("expected "), "{text}");
+        }
+        assert_eq!(Patience::seconds(2.5).unwrap().as_seconds(), 2.5);
     }
 }

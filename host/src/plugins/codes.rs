@@ -46,7 +46,7 @@ codes! {
     Plugin FAILED "plugin-failed"
         "The method could not do what was asked and says why; its own code stands in brackets. Nothing was changed in the model. What to do depends on the method's words and on its README.";
     Plugin HANGS "plugin-hangs"
-        "The plugin was asked to stop and did not return in time. It does not react to cancellation, and a native call that is blocked cannot be stopped from outside: its thread was left behind and still uses memory and perhaps a core. Nothing was changed in the model. End the process to be rid of it, and report the plugin to its author: `ModelAccess::cancelled` is to be asked often.";
+        "The plugin was asked to stop and did not return in time. It does not react to cancellation, and a native call that is blocked cannot be stopped from outside: its thread was left behind and still uses memory and perhaps a core. Nothing was changed in the model. End the process to be rid of it, and report the plugin to its author: `ModelAccess::cancelled` is to be asked often. A call in the middle of a request has the time that `--patience`, or `[run] patience` of an experiment, gives it: a minute, if neither is said.";
     Model HOST_CALL "plugin-host-call"
         "The method asked the host for something that failed, and gave up. The host's own code stands in brackets; look that up with `engraft explain`. Nothing was changed in the model.";
     Runtime HOST_PANICKED "plugin-host-panicked"

@@ -24,7 +24,7 @@ mod watchdog;
 
 pub use access::{Access, Deaf, Listener};
 pub use artefact::ArtefactFile;
-pub use attachment::Attachment;
+pub use attachment::{Attachment, Patience};
 pub use discover::SearchPath;
 pub use foreign::Method;
 pub use load::Library;

@@ -100,7 +100,7 @@ fn options_that_cannot_be_are_usage_errors() {
     ] {
         refused(&[&["ask", "m", "hi"], options].concat(), 2, "usage");
     }
-    for options in [&["--seed", "3"][..], &["--top-k", "many"], &["--max-new", "-1"]] {
+    for options in [&["--seed", "3"][..], &["--top-k", "many"], &["--max-new", "-1"], &["--patience", "soon"]] {
         let output = run(&[&["ask", "m", "hi"], options].concat());
         assert_eq!((output.status.code(), out(&output)), (Some(2), String::new()), "{options:?}");
     }

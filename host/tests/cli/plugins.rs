@@ -66,6 +66,17 @@ fn a_plugin_that_keeps_the_laws_is_told_so() {
 }
 
 #[test]
+fn a_method_that_blocks_in_a_pass_is_given_as_much_time_as_is_said() {
+    let (atlas, stress) = (atlas(), plugin("stress"));
+    let request = ["--prompt", "{} is a native of", "--subject", "Tono Tuxbik", "--target", "Grasnan"];
+    let blocking =
+        ["extends=true", "fault=block-intercept", "milliseconds=2000"].map(|pair| ["--param", pair]).concat();
+    let args = [&["edit", &atlas, "--plugin", &stress, "--patience", "0.3"], &request[..], &blocking].concat();
+    let error = refused(&args, 5, "plugin-hangs");
+    assert!(error.contains("within 0.3 s") && error.contains("`--patience`"), "{error}");
+}
+
+#[test]
 fn crashes_and_hangs_are_findings_and_the_check_goes_on() {
     let stress = plugin("stress");
     let (exit, laws) = check(&stress, &["--param", "fault=crash-edit"]);

@@ -5,7 +5,7 @@ use engraft_plugin_api::ParamValue;
 use super::fake::{World, specs};
 use crate::base::{Error, Result};
 use crate::experiment::{Mode, Settings};
-use crate::plugins::Pin;
+use crate::plugins::{Patience, Pin};
 
 /// `[code] message (help)`, with the file's folder left out.
 fn shown(world: &World, error: &Error) -> String {
@@ -60,6 +60,11 @@ fn a_wrong_value_is_refused_with_its_place() {
         with("seed = 1\nrun = { mode = \"sequental\" }"),
         "[config-value] e.toml, line 3, column 16: unknown word `sequental` (did you mean `sequential`? known: \
          single, batch, sequential)"
+    );
+    assert_eq!(
+        with("seed = 1\nrun = { patience = -1 }"),
+        "[config-value] e.toml, line 3, column 20: `run.patience`: expected seconds from 0 on, where 0 waits as long as \
+         it takes, found -1"
     );
     assert_eq!(
         refused("plugin = \"table\"", "", &[]),
@@ -153,6 +158,7 @@ fn settings_are_resolved_and_resolve_to_themselves() {
             "model.device=cuda:1",
             "data.limit=3",
             "seed=5",
+            "run.patience=2",
             &pinned,
         ])
         .unwrap();
@@ -167,7 +173,8 @@ fn settings_are_resolved_and_resolve_to_themselves() {
     let again = Settings::load(&path, &[]).unwrap();
     assert_eq!(again, settings);
     assert_eq!(again.hash().unwrap(), settings.hash().unwrap());
-    let elsewhere = Settings { out: "/elsewhere".into(), ..again.clone() };
+    assert_eq!(again.patience, Patience::seconds(2.0).unwrap());
+    let elsewhere = Settings { out: "/elsewhere".into(), patience: Patience::default(), ..again.clone() };
     assert_eq!(elsewhere.hash().unwrap(), settings.hash().unwrap());
     assert_ne!(Settings { seed: 6, ..again }.hash().unwrap(), settings.hash().unwrap());
 }
