@@ -6,7 +6,7 @@ use super::codes;
 use super::container::Graph;
 use super::index::Index;
 use super::initializer::{Initializer, Location};
-use super::node::DType;
+use super::node::{DType, Node};
 use crate::base::{Error, Result};
 
 /// A fixed tensor as numbers.
@@ -104,6 +104,17 @@ impl Graph {
             return scalar(Values::Ints(vec![v]));
         }
         node.ints("value_ints").map(|v| Constant { dims: vec![v.len()], values: Values::Ints(v.to_vec()) })
+    }
+
+    /// The one number that a `ConstantOfShape` fills its output with.
+    pub fn filling(&self, node: &Node) -> Option<Constant> {
+        if !node.is("ConstantOfShape") {
+            return None;
+        }
+        match node.tensor("value") {
+            Some(tensor) => self.values(&Initializer::from_proto(tensor.clone())).ok(),
+            None => Some(Constant { dims: vec![1], values: Values::Floats(vec![0.0]) }),
+        }
     }
 }
 

@@ -273,6 +273,23 @@ impl Node {
         self.0.attribute.iter().any(|a| a.g.is_some() || !a.graphs.is_empty())
     }
 
+    /// The edges that graphs inside the node read, their own among them.
+    pub(super) fn read_inside(&self) -> Vec<&str> {
+        fn walk<'n>(node: &'n NodeProto, out: &mut Vec<&'n str>) {
+            let graphs = node.attribute.iter().flat_map(|a| a.g.iter().chain(&a.graphs));
+            for graph in graphs {
+                out.extend(graph.output.iter().map(|port| port.name.as_str()));
+                for inner in &graph.node {
+                    out.extend(inner.input.iter().map(String::as_str));
+                    walk(inner, out);
+                }
+            }
+        }
+        let mut out = Vec::new();
+        walk(&self.0, &mut out);
+        out
+    }
+
     /// The first metadata entry under `key`, e.g. the exporter's name scopes.
     pub fn metadata(&self, key: &str) -> Option<&str> {
         self.0.metadata_props.iter().find(|p| p.key == key).map(|p| p.value.as_str())

@@ -330,7 +330,8 @@ impl<'g> Patch<'g> {
                 Arc::make_mut(&mut graph.shell).opset_import.push(set);
             }
         }
-        graph.sort()?;
+        let closed = |node| Error::new(&codes::PATCH_INVALID, format!("{node} depends on itself"));
+        graph.sort().map_err(closed)?;
         graph.unsay(&changed);
         Ok(graph)
     }
@@ -368,7 +369,10 @@ impl Graph {
     }
 
     /// Orders the nodes so that every edge is made before it is read, keeping the given order where it can.
-    pub(super) fn sort(&mut self) -> Result<()> {
+    ///
+    /// # Errors
+    /// A node that depends on itself, as messages name it.
+    pub(super) fn sort(&mut self) -> std::result::Result<(), String> {
         let order = {
             let index = self.index();
             let mut state = vec![0u8; self.nodes.len()];
@@ -386,12 +390,12 @@ impl Graph {
                         continue;
                     }
                     if state[id] == 1 {
-                        let text = format!("{} depends on itself", self.nodes[id].label());
-                        return Err(Error::new(&codes::PATCH_INVALID, text));
+                        return Err(self.nodes[id].label());
                     }
                     state[id] = 1;
                     stack.push((id, true));
-                    for edge in self.nodes[id].inputs().iter().rev() {
+                    let inside = self.nodes[id].read_inside();
+                    for edge in inside.into_iter().chain(self.nodes[id].inputs().iter().rev().map(String::as_str)) {
                         if let Some(producer) = index.producer_id(edge)
                             && state[producer] != 2
                         {

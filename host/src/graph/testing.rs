@@ -5,9 +5,12 @@ pub(crate) mod decoders;
 
 use std::path::{Path, PathBuf};
 
-use onnx_protobuf::{Message, ModelProto};
+use onnx_protobuf::attribute_proto::AttributeType;
+use onnx_protobuf::{AttributeProto, Message, ModelProto, TensorProto};
 
 use super::container::Graph;
+use super::initializer::Initializer;
+use super::node::{DType, Node};
 
 /// The names of the tiny GPT-2 graphs.
 pub(crate) const ZOO: [&str; 7] = [
@@ -54,6 +57,13 @@ pub(crate) fn rows() -> Vec<Row> {
     names.iter().filter(|name| zoo.join(name).join("model.onnx").is_file() && !name.starts_with('.')).map(row).collect()
 }
 
+/// The same graph after a change of its message.
+pub(crate) fn changed(graph: &Graph, change: impl FnOnce(&mut ModelProto)) -> Graph {
+    let mut model = ModelProto::parse_from_bytes(&graph.to_bytes().unwrap()).unwrap();
+    change(&mut model);
+    Graph::parse(&model.write_to_bytes().unwrap(), &graph.folder().join(Path::new("model.onnx"))).unwrap()
+}
+
 /// The same graph with every edge, initializer and node renamed. Empty names stay.
 pub(crate) fn renamed(graph: &Graph, name: impl Fn(&str) -> String) -> Graph {
     let rename = |text: &mut String| {
@@ -61,29 +71,60 @@ pub(crate) fn renamed(graph: &Graph, name: impl Fn(&str) -> String) -> Graph {
             *text = name(text);
         }
     };
-    let mut model = ModelProto::parse_from_bytes(&graph.to_bytes().unwrap()).unwrap();
-    let inner = model.graph.as_mut().unwrap();
-    for node in &mut inner.node {
-        rename(&mut node.name);
-        node.input.iter_mut().chain(&mut node.output).for_each(rename);
-        node.metadata_props.clear();
-    }
-    let ports = inner.input.iter_mut().chain(&mut inner.output).chain(&mut inner.value_info);
-    ports.for_each(|port| rename(&mut port.name));
-    inner.initializer.iter_mut().for_each(|tensor| rename(&mut tensor.name));
-    Graph::parse(&model.write_to_bytes().unwrap(), &graph.folder().join(Path::new("model.onnx"))).unwrap()
+    changed(graph, |model| {
+        let inner = model.graph.as_mut().unwrap();
+        for node in &mut inner.node {
+            rename(&mut node.name);
+            node.input.iter_mut().chain(&mut node.output).for_each(rename);
+            node.metadata_props.clear();
+        }
+        let ports = inner.input.iter_mut().chain(&mut inner.output).chain(&mut inner.value_info);
+        ports.for_each(|port| rename(&mut port.name));
+        inner.initializer.iter_mut().for_each(|tensor| rename(&mut tensor.name));
+    })
 }
 
 /// The same graph with every node of an operator in another domain.
 pub(crate) fn in_domain(graph: &Graph, op: &str, domain: &str) -> Graph {
-    let mut model = ModelProto::parse_from_bytes(&graph.to_bytes().unwrap()).unwrap();
-    for node in model.graph.as_mut().unwrap().node.iter_mut().filter(|n| n.op_type == op) {
-        domain.clone_into(&mut node.domain);
-    }
-    model.opset_import.push(onnx_protobuf::OperatorSetIdProto {
-        domain: domain.to_owned(),
-        version: 1,
-        ..Default::default()
-    });
-    Graph::parse(&model.write_to_bytes().unwrap(), &graph.folder().join(Path::new("model.onnx"))).unwrap()
+    changed(graph, |model| {
+        for node in model.graph.as_mut().unwrap().node.iter_mut().filter(|n| n.op_type == op) {
+            domain.clone_into(&mut node.domain);
+        }
+        let (domain, version) = (domain.to_owned(), 1);
+        model.opset_import.push(onnx_protobuf::OperatorSetIdProto { domain, version, ..Default::default() });
+    })
+}
+
+/// The same graph with the tensors for which `which` holds in `Constant` nodes.
+pub(crate) fn with_constants(graph: &Graph, which: impl Fn(&TensorProto) -> bool) -> Graph {
+    changed(graph, |model| {
+        let inner = model.graph.as_mut().unwrap();
+        let (moved, kept): (Vec<_>, Vec<_>) = std::mem::take(&mut inner.initializer).into_iter().partition(which);
+        inner.initializer = kept;
+        for tensor in moved {
+            let mut node = Node::new("Constant", "", &[], &[&tensor.name]).proto().clone();
+            let type_ = AttributeType::TENSOR.into();
+            let name = "value".to_owned();
+            node.attribute.push(AttributeProto { name, type_, t: Some(tensor).into(), ..Default::default() });
+            inner.node.insert(0, node);
+        }
+    })
+}
+
+/// The same graph with the named matrices in 8-bit integers and a scale.
+pub(crate) fn quantised(graph: &Graph, names: &[&str]) -> Graph {
+    changed(graph, |model| {
+        let inner = model.graph.as_mut().unwrap();
+        let scale = Initializer::f32("scale of all", &[], &[0.01]).proto().clone();
+        inner.initializer.push(scale);
+        for name in names {
+            let tensor = inner.initializer.iter_mut().find(|t| t.name == *name).unwrap();
+            let dims: Vec<usize> = tensor.dims.iter().map(|&d| d as usize).collect();
+            let bytes = (0..dims.iter().product::<usize>()).map(|i| i as u8).collect();
+            let stored = format!("{name} in integers");
+            *tensor = Initializer::inline(&stored, DType(3), &dims, bytes).proto().clone();
+            let node = Node::new("DequantizeLinear", "", &[&stored, "scale of all"], &[name]);
+            inner.node.insert(0, node.proto().clone());
+        }
+    })
 }

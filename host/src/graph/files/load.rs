@@ -12,7 +12,7 @@ use crate::base::{Error, Result};
 use crate::graph::codes;
 use crate::graph::container::Graph;
 use crate::graph::initializer::Initializer;
-use crate::graph::node::Node;
+use crate::graph::node::{DType, Node};
 
 impl Graph {
     /// The .onnx file of a model folder, in the layouts that exporters write; a path of a file is that file.
@@ -93,7 +93,7 @@ impl Graph {
         if !graph.sparse_initializer.is_empty() {
             return unsupported("has sparse initializers".into());
         }
-        lift_external(graph)?;
+        lift(graph)?;
         let nodes: Vec<Node> = std::mem::take(&mut graph.node).into_iter().map(Node::from_proto).collect();
         let (inputs, outputs) = (std::mem::take(&mut graph.input), std::mem::take(&mut graph.output));
         let mut initializers = BTreeMap::new();
@@ -110,7 +110,7 @@ impl Graph {
         }
         let files = ExternalFiles::open(path, initializers.values())?;
         let folder = path.parent().map(Path::to_path_buf).unwrap_or_default();
-        let out = Self {
+        let mut out = Self {
             shell: Arc::new(model),
             nodes,
             inputs,
@@ -120,8 +120,30 @@ impl Graph {
             folder,
             files: Arc::new(files),
         };
+        out.order(path)?;
         out.check(path)?;
         Ok(out)
+    }
+
+    /// Brings nodes that are listed before those they read from into order, as runtimes do.
+    fn order(&mut self, path: &Path) -> Result<()> {
+        let ordered = {
+            let index = self.index();
+            let early = |(i, node): (usize, &Node)| {
+                node.inputs().iter().all(|edge| index.producer_id(edge).is_none_or(|maker| maker < i))
+            };
+            self.nodes.iter().enumerate().all(early)
+        };
+        if ordered {
+            return Ok(());
+        }
+        self.sort().map_err(|node| {
+            let text = format!(
+                "the graph of `{}` is invalid: {node} reads what is computed from its own output",
+                path.display()
+            );
+            Error::new(&codes::GRAPH_INVALID, text)
+        })
     }
 
     /// Every edge is made once, and before it is read.
@@ -137,7 +159,7 @@ impl Graph {
         for node in &self.nodes {
             for edge in node.inputs().iter().filter(|e| !e.is_empty()) {
                 if !made.contains(edge.as_str()) {
-                    return invalid(format!("{} reads `{edge}`, which nothing before it makes", node.label()));
+                    return invalid(format!("{} reads `{edge}`, which nothing makes", node.label()));
                 }
             }
             for edge in node.outputs().iter().filter(|e| !e.is_empty()) {
@@ -154,18 +176,22 @@ impl Graph {
 }
 
 /// Makes every `Constant` whose tensor lies in a data file an initializer, so that it is checked, shared and exported
-/// like one.
+/// like one. Where matrices that are multiplied with are in such nodes, all vectors and matrices of floats in them are
+/// parameters, but those that hold one number throughout.
 ///
 /// # Errors
-/// `graph-unsupported` for such a tensor in another place.
-fn lift_external(graph: &mut GraphProto) -> Result<()> {
+/// `graph-unsupported` for a tensor in a data file in another place.
+fn lift(graph: &mut GraphProto) -> Result<()> {
     let external = |t: &TensorProto| t.data_location == DataLocation::EXTERNAL.into();
+    let inside = multiplies_constants(&graph.node);
     let (mut kept, mut lifted) = (Vec::with_capacity(graph.node.len()), Vec::new());
     for mut node in std::mem::take(&mut graph.node) {
         let standard = node.domain.is_empty() || node.domain == "ai.onnx";
         let value = node.attribute.iter_mut().find(|a| a.name == "value").and_then(|a| a.t.as_mut());
         match value {
-            Some(tensor) if standard && node.op_type == "Constant" && external(tensor) => {
+            Some(tensor)
+                if standard && node.op_type == "Constant" && (external(tensor) || inside && is_parameter(tensor)) =>
+            {
                 let mut tensor = std::mem::take(tensor);
                 tensor.name = node.output.first().cloned().unwrap_or_default();
                 lifted.push(tensor);
@@ -182,6 +208,37 @@ fn lift_external(graph: &mut GraphProto) -> Result<()> {
         }
         None => Ok(()),
     }
+}
+
+/// True if a matrix of a `Constant` node is the right factor of a product.
+fn multiplies_constants(nodes: &[NodeProto]) -> bool {
+    let mut matrices: HashSet<&str> = HashSet::new();
+    nodes.iter().any(|node| {
+        let input = |slot: usize| node.input.get(slot).map(String::as_str);
+        let handed = match node.op_type.as_str() {
+            "Constant" => node.attribute.iter().flat_map(|a| &a.t).any(|t| t.dims.len() == 2 && is_parameter(t)),
+            "Transpose" | "Cast" | "Identity" => input(0).is_some_and(|e| matrices.contains(e)),
+            "MatMul" | "Gemm" => return input(1).is_some_and(|e| matrices.contains(e)),
+            _ => false,
+        };
+        matrices.extend(node.output.iter().map(String::as_str).filter(|_| handed));
+        false
+    })
+}
+
+fn is_parameter(tensor: &TensorProto) -> bool {
+    fn varied<T: PartialEq>(values: impl IntoIterator<Item = T>) -> bool {
+        let mut values = values.into_iter();
+        values.next().is_some_and(|first| values.any(|other| other != first))
+    }
+    let dtype = DType(tensor.data_type);
+    let size = dtype.size().unwrap_or(1);
+    dtype.is_float()
+        && (1..=2).contains(&tensor.dims.len())
+        && (varied(tensor.raw_data.chunks(size))
+            || varied(&tensor.float_data)
+            || varied(&tensor.int32_data)
+            || varied(&tensor.double_data))
 }
 
 /// A node that has a tensor for which `is` holds in an attribute, or in a graph inside it.

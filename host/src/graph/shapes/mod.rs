@@ -137,6 +137,11 @@ impl Shapes {
         found.len() != dims.len() || found.iter().zip(dims).any(differ)
     }
 
+    /// True if two extents are unequal whatever the sizes of the inputs.
+    pub fn unequal(a: &Dim, b: &Dim) -> bool {
+        Extent::of(a).equals(&Extent::of(b)) == Some(false)
+    }
+
     fn fact(&self, node: &Node, i: usize) -> Fact {
         node.input(i).and_then(|edge| self.facts.get(edge)).cloned().unwrap_or_default()
     }

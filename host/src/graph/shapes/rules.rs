@@ -40,6 +40,7 @@ pub(super) fn shapes(node: &Node, inputs: &[Fact]) -> Vec<Fact> {
         }
         "Where" => vec![Fact::new(input(1).dtype.or(input(2).dtype), broadcast::all(inputs.iter()))],
         "MatMul" => vec![Fact::new(dtype, broadcast::matmul(input(0), input(1)))],
+        "MatMulInteger" => vec![Fact::new(Some(DType::I32), broadcast::matmul(input(0), input(1)))],
         "Gemm" => {
             let axis = |fact: &Fact, transposed: Option<i64>, i: usize| {
                 let dims = fact.dims.as_ref().filter(|d| d.len() == 2)?;
@@ -133,6 +134,15 @@ pub(super) fn shapes(node: &Node, inputs: &[Fact]) -> Vec<Fact> {
         "ConstantOfShape" => {
             let dtype = node.tensor("value").map_or(DType::F32, |t| DType(t.data_type));
             vec![Fact::new(Some(dtype), from_value(node, input(0)))]
+        }
+        "DequantizeLinear" => vec![Fact::new(input(1).dtype, input(0).dims.clone())],
+        "QuantizeLinear" => {
+            let to = input(2).dtype.or_else(|| node.int("output_dtype").map(|t| DType(t as i32)).filter(|t| t.0 != 0));
+            vec![Fact::new(to.or(Some(DType(2))), input(0).dims.clone())]
+        }
+        "DynamicQuantizeLinear" => {
+            let one = |dtype| Fact::new(Some(dtype), Some(Vec::new()));
+            vec![Fact::new(Some(DType(2)), input(0).dims.clone()), one(DType::F32), one(DType(2))]
         }
         "Tile" => vec![Fact::new(dtype, pieces::tile(node, input(0), input(1)))],
         "Pad" => vec![Fact::new(dtype, pieces::pad(node, inputs))],

@@ -140,13 +140,32 @@ fn graphs_that_contradict_themselves_are_refused() {
         code(load_changed(here, |m| change(m.graph.as_mut().unwrap())))
     };
     assert_eq!(refused(&|g| g.node[5].input[0] = "nowhere".into()), "graph-invalid");
-    assert_eq!(refused(&|g| g.node.reverse()), "graph-invalid");
     assert_eq!(refused(&|g| g.node.push(g.node[0].clone())), "graph-invalid");
     assert_eq!(refused(&|g| g.initializer.push(g.initializer[0].clone())), "graph-invalid");
     assert_eq!(refused(&|g| g.output[0].name = "nowhere".into()), "graph-invalid");
     assert_eq!(refused(&|g| g.node.clear()), "graph-invalid");
     assert_eq!(refused(&|g| g.sparse_initializer.push(Default::default())), "graph-unsupported");
     assert_eq!(code(load_changed(here, |m| m.graph = Default::default())), "model-not-onnx");
+}
+
+#[test]
+fn nodes_in_any_order_are_brought_into_one_and_a_cycle_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::copy(zoo("dynamo-mask").join(DATA), folder.path().join(DATA)).unwrap();
+    let graph = load_changed(folder.path(), |m| m.graph.as_mut().unwrap().node.reverse()).unwrap();
+    let whole = Graph::load(&zoo("dynamo-mask")).unwrap();
+    assert_eq!(graph.nodes().len(), whole.nodes().len());
+    let index = graph.index();
+    for (i, node) in graph.nodes().iter().enumerate() {
+        assert!(node.inputs().iter().all(|e| index.producer_id(e).is_none_or(|maker| maker < i)), "{}", node.label());
+    }
+    let turned = load_changed(folder.path(), |m| {
+        let nodes = &mut m.graph.as_mut().unwrap().node;
+        let (first, last) = (nodes.iter().position(|n| n.op_type == "MatMul").unwrap(), nodes.len() - 1);
+        nodes[first].input[0] = nodes[last].output[0].clone();
+    });
+    let error = turned.unwrap_err();
+    assert!(error.code().id == "graph-invalid" && error.message().contains("from its own output"), "{error}");
 }
 
 #[test]
