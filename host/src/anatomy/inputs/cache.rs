@@ -222,26 +222,3 @@ fn whole(ports: &[CachePort], layers: usize) -> Result<()> {
 fn incomplete(text: String) -> Error {
     Error::new(&codes::CACHE, text)
 }
-
-/// What to do about inputs that are not understood.
-pub(super) fn advice(unread: &[Port]) -> String {
-    let rank = |p: &Port| p.dims.as_ref().map(Vec::len);
-    let whole = |d: DType| d == DType::I64 || d == DType::I32;
-    if let Some(switch) = unread.iter().find(|p| p.dtype == DType::BOOL) {
-        return format!(
-            "`{}` switches between two graphs in one file; export the decoder with cached keys and values (or the one \
-             without) as a file of its own",
-            switch.name
-        );
-    }
-    if let Some(places) = unread.iter().find(|p| whole(p.dtype) && rank(p) == Some(1)) {
-        return format!(
-            "`{}` numbers the positions for all rows at once; export the decoder with positions for each row, \
-             [batch, pos], in its place",
-            places.name
-        );
-    }
-    "export the decoder so that it takes token ids and at most a padding mask, positions and cached keys and values \
-     besides; without a cache where it is joined in another way (`use_cache=False`)"
-        .to_owned()
-}

@@ -2,6 +2,8 @@
 //! values; anything else is refused by name.
 
 mod cache;
+mod sense;
+mod unread;
 
 use std::collections::HashSet;
 
@@ -11,6 +13,7 @@ use super::look::view::View;
 use super::parts::Inputs;
 use super::pieces::linear::Linears;
 use crate::base::{Error, Result};
+use sense::Sense;
 
 /// Names the inputs.
 pub(super) fn read<'g>(
@@ -45,14 +48,28 @@ pub(super) fn read<'g>(
         }
         *place = Some(input.name);
     }
+    if let Some(mask) = found.mask.as_deref().and_then(|name| view.edge(name)) {
+        unlike(mask, sense::sense(view, mask))?;
+    }
     found.cache = cache::read(view, layers, &unread)?;
     unread.retain(|input| found.cache.iter().all(|port| port.past != input.name));
     if unread.is_empty() {
         return Ok(found);
     }
-    let names: Vec<String> = unread.iter().map(|input| format!("`{}`", input.name)).collect();
-    let text = format!("the graph has inputs that are not read yet: {}", names.join(", "));
-    Err(Error::new(&codes::INPUT_UNREAD, text).help(cache::advice(&unread)))
+    Err(unread::problem(view, linears, embedding, &unread))
+}
+
+/// Refuses a mask that does not keep what it is 1 for and hide what it is 0 for.
+fn unlike(mask: &str, sense: Sense) -> Result<()> {
+    let text = match sense {
+        Sense::Keeps | Sense::Unclear => return Ok(()),
+        Sense::Hides(node) => format!("the mask `{mask}` hides from {node} the tokens for which it is 1"),
+        Sense::Nothing(node) => format!("the mask `{mask}` hides no token from {node}, whether it is 0 or 1"),
+    };
+    let text = format!("{text}: expected 1 where a token is and 0 in the padding");
+    let advice =
+        "export the decoder with a mask of that kind, turned around or scaled inside where the model wants another";
+    Err(Error::new(&codes::INPUT_UNREAD, text).help(advice))
 }
 
 /// True if an input's values reach the angles of a rotary embedding: a sine, rows of a table that holds sines, or the
