@@ -76,16 +76,22 @@ fn read<'g>(view: &View<'g>, node: &'g Node) -> Option<Linear<'g>> {
     let other_bias = gemm && bias.is_none() && node.input(2).is_some();
 
     let mut output = node.output(0);
-    loop {
-        let readers = view.readers(output);
-        let [(reader, slot)] = readers[..] else { break };
-        let added = |s: usize| view.stored(reader, s, 1).filter(|b| b.initializer.len() == width_out);
-        if bias.is_none() && !other_bias && reader.is("Add") && added(1 - slot).is_some() {
-            bias = added(1 - slot);
-        } else if view.rank(output) == Some(3) || slot != 0 || view.relayed(reader).is_none() {
+    if bias.is_none() && !other_bias {
+        // Copies and casts may stand between the product and its bias.
+        let added = sum(view, output, width_out);
+        (bias, output) = added.map_or((None, output), |(stored, edge)| (Some(stored), edge));
+    }
+    // What batch and positions are set apart in; heads may be set apart at once, then the two stay in one axis.
+    let mut at = output;
+    while view.rank(at) != Some(3) {
+        let [(reader, 0)] = view.readers(at)[..] else { break };
+        if view.relayed(reader).is_none() {
             break;
         }
-        output = reader.output(0);
+        at = reader.output(0);
+    }
+    if view.rank(at) == Some(3) || view.rank(output) != Some(2) {
+        output = at;
     }
     let deep = view.root_of_rank(operand, 3).filter(|x| view.width(x).is_none_or(|w| w == width_in));
     let (alpha, beta) = (node.float("alpha").unwrap_or(1.0), node.float("beta").unwrap_or(1.0));
@@ -113,6 +119,22 @@ fn read<'g>(view: &View<'g>, node: &'g Node) -> Option<Linear<'g>> {
         merged: [deep.is_none() && view.rank(operand) == Some(2), view.rank(output) == Some(2)],
         obstacle,
     })
+}
+
+/// The vector of the file that is added to a product, and the sum.
+fn sum<'g>(view: &View<'g>, product: &'g str, width: usize) -> Option<(Stored<'g>, &'g str)> {
+    let mut at = product;
+    loop {
+        let [(reader, slot)] = view.readers(at)[..] else { return None };
+        if reader.is("Add") {
+            // A vector lies along the last axis.
+            let along = view.width(at).is_none_or(|last| last == width);
+            let stored = view.stored(reader, 1 - slot, 1).filter(|b| along && b.initializer.len() == width)?;
+            return Some((stored, reader.output(0)));
+        }
+        view.relayed(reader).filter(|_| slot == 0)?;
+        at = reader.output(0);
+    }
 }
 
 impl<'g> Linear<'g> {

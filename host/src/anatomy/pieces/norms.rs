@@ -8,6 +8,7 @@ use crate::anatomy::look::view::{Stored, View};
 use crate::graph::Node;
 
 /// x / sqrt(mean(x²) + epsilon) · (w + offset) + b over the last axis, of x less its mean where centred.
+#[derive(Clone)]
 pub(in crate::anatomy) struct Norm<'g> {
     pub input: &'g str,
     pub output: &'g str,
@@ -38,8 +39,8 @@ pub(in crate::anatomy) struct Norms<'g> {
 
 impl<'g> Norms<'g> {
     pub fn find(view: &View<'g>) -> Self {
-        let read = |node| operator(view, node).or_else(|| spelled(view, node));
-        let all: Vec<Norm<'g>> = view.graph.nodes().iter().filter_map(read).collect();
+        let read = |node| operator(view, node).or_else(|| spelled(view, node)).unwrap_or_default();
+        let all: Vec<Norm<'g>> = view.graph.nodes().iter().flat_map(read).collect();
         let by_output = all.iter().enumerate().map(|(i, norm)| (norm.output, i)).collect();
         Self { all, by_output }
     }
@@ -59,7 +60,7 @@ fn last_axis(view: &View<'_>, edge: &str, axis: i64) -> bool {
     axis == -1 || view.rank(edge).is_some_and(|rank| i64::try_from(rank) == Ok(axis + 1))
 }
 
-fn operator<'g>(view: &View<'g>, node: &'g Node) -> Option<Norm<'g>> {
+fn operator<'g>(view: &View<'g>, node: &'g Node) -> Option<Vec<Norm<'g>>> {
     let input = node.input(0)?;
     let centred = node.is("LayerNormalization");
     if !centred && !node.is("RMSNormalization") || !last_axis(view, input, node.int("axis").unwrap_or(-1)) {
@@ -82,14 +83,14 @@ fn operator<'g>(view: &View<'g>, node: &'g Node) -> Option<Norm<'g>> {
     match view.parameter(node, 1) {
         Some((scale, offset)) => (norm.scale, norm.offset) = (Some(scale), offset),
         // A scale that is all ones stands in for none, and the real one may follow.
-        None if norm.shift.is_none() => parameters(view, &mut norm),
+        None if norm.shift.is_none() => return Some(parameters(view, norm)),
         None => {}
     }
-    Some(norm)
+    Some(vec![norm])
 }
 
-/// The norm around the product of a value and the inverse root of its mean square.
-fn spelled<'g>(view: &View<'g>, node: &'g Node) -> Option<Norm<'g>> {
+/// The norms around the product of a value and the inverse root of its mean square.
+fn spelled<'g>(view: &View<'g>, node: &'g Node) -> Option<Vec<Norm<'g>>> {
     let mut ops = Vec::new();
     let (x, (squared, epsilon)) = if node.is("Div") {
         (node.input(0)?, root(view, node.input(1)?, &mut ops)?)
@@ -116,7 +117,7 @@ fn spelled<'g>(view: &View<'g>, node: &'g Node) -> Option<Norm<'g>> {
     if centred.is_some() {
         ops.splice(0..0, ["ReduceMean", "Sub"]);
     }
-    let mut norm = Norm {
+    let norm = Norm {
         input: centred.unwrap_or(x),
         output: node.output(0),
         centred: centred.is_some(),
@@ -126,26 +127,38 @@ fn spelled<'g>(view: &View<'g>, node: &'g Node) -> Option<Norm<'g>> {
         epsilon,
         spelling: ops.join(", "),
     };
-    parameters(view, &mut norm);
-    Some(norm)
+    Some(parameters(view, norm))
 }
 
-/// Takes the product with a vector and the sum with one that follow a norm.
-fn parameters<'g>(view: &View<'g>, norm: &mut Norm<'g>) {
+/// With the product with a vector and the sum with one that follow a norm. Norms of one value may share all before
+/// their products.
+fn parameters<'g>(view: &View<'g>, mut norm: Norm<'g>) -> Vec<Norm<'g>> {
     let mut at = norm.output;
-    while let [(reader, slot)] = view.readers(at)[..] {
+    loop {
+        let readers = view.readers(at);
+        let [(reader, slot)] = readers[..] else {
+            let scaled = |&(reader, slot): &(&'g Node, usize)| {
+                let (scale, offset) = view.parameter(reader, 1 - slot.min(1)).filter(|_| reader.is("Mul"))?;
+                let (output, spelling) = (reader.output(0), format!("{}, Mul", norm.spelling));
+                Some(Norm { scale: Some(scale), offset, output, spelling, ..norm.clone() })
+            };
+            let several = if norm.scale.is_none() { readers.iter().map(scaled).collect() } else { None };
+            let several: Option<Vec<Norm<'g>>> = several.filter(|all: &Vec<_>| !all.is_empty());
+            return several
+                .map_or_else(|| vec![norm], |all| all.into_iter().flat_map(|n| parameters(view, n)).collect());
+        };
         let vector = || view.parameter(reader, 1 - slot.min(1));
         if slot == 0 && view.relayed(reader).is_some() {
             at = reader.output(0);
             continue;
         } else if reader.is("Mul") && norm.scale.is_none() && norm.shift.is_none() {
-            let Some((scale, offset)) = vector() else { return };
+            let Some((scale, offset)) = vector() else { return vec![norm] };
             (norm.scale, norm.offset) = (Some(scale), offset);
         } else if reader.is("Add") && norm.shift.is_none() {
-            let Some((shift, 0.0)) = vector() else { return };
+            let Some((shift, 0.0)) = vector() else { return vec![norm] };
             norm.shift = Some(shift);
         } else {
-            return;
+            return vec![norm];
         }
         norm.spelling = format!("{}, {}", norm.spelling, reader.op());
         at = reader.output(0);
