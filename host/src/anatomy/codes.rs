@@ -21,6 +21,9 @@ codes! {
         positions that are counted for all rows at once, or a switch between two graphs in one file. engraft feeds \
         token ids, and a padding mask, positions and cached keys and values where a graph asks for them. Export the \
         decoder so that it takes no others.";
+    Model TRAINING "anatomy-training" "The graph draws random numbers: it was exported in training mode, where dropout \
+        is at work, or an input switches that on. What it answers, and every activation, differs from run to run, so that \
+        nothing can be measured or edited. Export the model for inference (with torch, after `model.eval()`).";
     Model CACHE "anatomy-cache" "The graph takes or gives back cached keys and values, but not as whole pairs: every \
         block needs an input for its keys and one for its values, each joined with the new ones along the positions, \
         and the joined ones as an output. The message says what was expected and what was found. Export the decoder \

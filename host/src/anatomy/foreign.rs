@@ -1,9 +1,10 @@
-//! Operators that keep a graph from being read: those of other domains, and those that hold a graph inside.
+//! Operators that keep a graph from being read: those of other domains, those that hold a graph inside, and those that
+//! compute with quantised weights.
 
 use std::collections::BTreeMap;
 
 use super::codes;
-use super::look::view::operator;
+use super::look::view::{View, operator};
 use crate::base::Error;
 use crate::graph::{Graph, Node};
 
@@ -36,5 +37,15 @@ pub(super) fn problem(graph: &Graph) -> Option<Error> {
         false => "export the model as plain ONNX, without fusing optimizations and without 4-bit or 8-bit weights",
     };
     let text = format!("the graph has operators that are not read: {}", list.join(", "));
+    Some(Error::new(&codes::OPERATOR_UNREAD, text).help(advice))
+}
+
+/// What is not read of weights in whole numbers, if there are any.
+pub(super) fn quantised(view: &View<'_>) -> Option<Error> {
+    let found: Vec<&Node> = view.graph.nodes().iter().filter(|n| view.is_quantised(n)).collect();
+    let first = found.first()?.label();
+    let more = if found.len() > 1 { format!(" and {} more", found.len() - 1) } else { String::new() };
+    let text = format!("{first}{more} compute with quantised weights, expected weights that are floats");
+    let advice = "take the export of the model that is not quantised: weights in whole numbers are not edited";
     Some(Error::new(&codes::OPERATOR_UNREAD, text).help(advice))
 }

@@ -2,8 +2,9 @@
 //!
 //! `look` is how detectors see a graph; `pieces` lists the linear maps and norms that it is built of; `ends` finds the
 //! logits and the embeddings, `blocks` the residual stream and what its blocks hold, `inputs` what to feed. `survey`
-//! runs them; `absences` explains what is not there; `foreign` names operators that keep a graph from being read;
-//! `check` states the identities that hold between the parts; `table` shows them.
+//! runs them; `absences` explains what is not there; `foreign` names operators that keep a graph from being read,
+//! `training` those that draw random numbers; `check` states the identities that hold between the parts; `table` shows
+//! them.
 
 mod absences;
 mod blocks;
@@ -21,6 +22,7 @@ mod survey;
 mod table;
 #[cfg(test)]
 mod tests;
+mod training;
 
 pub use columns::Columns;
 pub use parts::{

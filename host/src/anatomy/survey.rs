@@ -1,6 +1,6 @@
 //! Finding an anatomy: the detectors in turn, from the logits back to the token ids.
 
-use engraft_plugin_api::{BlockSite, Site, WeightRef};
+use engraft_plugin_api::{BlockSite, Role, Site, WeightRef};
 
 use super::absences;
 use super::blocks::{attention, mlp, residual};
@@ -12,7 +12,7 @@ use super::parts::Axes;
 use super::pieces::linear::{Linears, Projection};
 use super::pieces::norms::Norms;
 use super::table::words;
-use super::{ends, foreign, inputs};
+use super::{ends, foreign, inputs, training};
 use crate::base::{Error, Result};
 use crate::graph::{Dim, Graph, Shapes};
 
@@ -38,8 +38,12 @@ impl Anatomy {
         let mut draft = Draft::default();
         let view = View::new(graph, shapes);
         draft.problems.extend(foreign::problem(graph));
+        draft.problems.extend(training::problem(&view));
         if let Err(problem) = read(&view, &mut draft) {
             draft.problems.push(problem);
+        }
+        if draft.problems.iter().any(|p| p.code().id == codes::NO_TRANSFORMER.id) {
+            draft.problems.splice(0..0, foreign::quantised(&view));
         }
         verify(&view, &mut draft);
         absences::fill(&mut draft);
@@ -47,9 +51,12 @@ impl Anatomy {
     }
 }
 
-/// Takes back the sites whose edges do not have exactly the site's shape.
+/// Takes back the sites whose edges do not have exactly the site's shape, and the weights whose edges no branch beside
+/// them could read or write.
 fn verify(view: &View<'_>, draft: &mut Draft) {
     let outputs = view.graph.outputs();
+    // One position for each token.
+    let tokens = view.dims(&draft.anatomy.inputs.ids).and_then(|d| d.get(1).cloned());
     for (site, mut found) in std::mem::take(&mut draft.anatomy.sites) {
         let stated = || outputs.iter().find(|o| o.name == found.edge).and_then(|o| o.dims.clone());
         let dims = view.dims(&found.edge).or_else(stated);
@@ -71,7 +78,10 @@ fn verify(view: &View<'_>, draft: &mut Draft) {
                 wanted.push(Dim::Known(width));
             }
         }
-        let fits = |(a, b): (&Dim, &Dim)| a.known().zip(b.known()).is_none_or(|(a, b)| a == b);
+        let fits = |(a, b): (&Dim, &Dim)| match (b, &tokens) {
+            (Dim::Symbol(name), Some(tokens)) if matches!(&**name, "pos" | "query") => !Shapes::unequal(a, tokens),
+            _ => a.known().zip(b.known()).is_none_or(|(a, b)| a == b),
+        };
         let reason = match dims {
             Some(dims) if dims.len() == wanted.len() && dims.iter().zip(&wanted).all(fits) => {
                 draft.anatomy.sites.insert(site, found);
@@ -81,6 +91,29 @@ fn verify(view: &View<'_>, draft: &mut Draft) {
             None => "the shape of the edge that holds it is not known".to_owned(),
         };
         draft.absent(site, format!("{reason}, expected {}", words(&wanted)));
+    }
+    let mut unfit = Vec::new();
+    for (weight, place) in &draft.anatomy.weights {
+        let table = view.producer(&place.reader.0).is_some_and(|n| n.is("Gather"));
+        let mixed = |edge: &String| match weight {
+            WeightRef::Block(layer, Role::Output) => draft.is_site(Site::Block(*layer, BlockSite::Z), edge),
+            _ => false,
+        };
+        let ends = [&place.input, &place.output].into_iter().zip(place.merged);
+        let bad = ends.filter_map(|(edge, merged)| Some((edge.as_ref()?, merged))).find(|(edge, merged)| {
+            let rank = view.rank(edge);
+            !table && !mixed(edge) && rank.is_some_and(|rank| rank != if *merged { 2 } else { 3 })
+        });
+        if let Some((edge, _)) = bad {
+            let dims = view.dims(edge).unwrap_or_default();
+            let reason =
+                format!("the edge `{edge}` beside it has the shape {}, expected [batch, pos, width]", words(&dims));
+            unfit.push((*weight, reason));
+        }
+    }
+    for (weight, reason) in unfit {
+        draft.anatomy.weights.remove(&weight);
+        draft.absent(weight, reason);
     }
 }
 
@@ -106,10 +139,7 @@ fn read(view: &View<'_>, draft: &mut Draft) -> Result<()> {
     let shaped = if draft.anatomy.shaping.is_empty() { "" } else { ", scaled or capped" };
     match unembedding.selects {
         None => draft.site(Site::Logits, unembedding.logits, format!("the output that a {} makes{shaped}", linear.op)),
-        Some(node) => {
-            let label = node.label();
-            draft.absent(Site::Logits, format!("{label} leaves positions out before they are unembedded"));
-        }
+        Some((node, what)) => draft.absent(Site::Logits, format!("{} {what}", node.label())),
     }
     let norm = unembedding.norm;
     // Where nothing but copies lies between, the norm's own output is the input.
@@ -160,6 +190,7 @@ fn read(view: &View<'_>, draft: &mut Draft) -> Result<()> {
 
     let embedding = ends::embedding::embedding(view, stream.start, linear.width_out)?;
     let tokens = &embedding.tokens;
+    draft.problems.extend(ends::embedding::beside(view, stream.start, tokens));
     draft.anatomy.vocab = tokens.rows;
     draft.anatomy.embedding = embedding.facts;
     draft

@@ -4,20 +4,19 @@
 use engraft_plugin_api::{BlockSite, Role, Site, WeightRef};
 
 use super::branch::{self, Names};
+use super::causal;
+use super::heads::{self, Heads};
 use super::residual::Block;
-use super::{causal, heads};
+use super::unread;
 use crate::anatomy::codes;
 use crate::anatomy::draft::Draft;
-use crate::anatomy::look::region::{Region, mixes};
+use crate::anatomy::look::region::{ELEMENTWISE, Region, mixes};
 use crate::anatomy::look::view::{View, operator};
 use crate::anatomy::parts::Axes;
 use crate::anatomy::pieces::linear::Linears;
 use crate::anatomy::pieces::norms::Norms;
 use crate::base::Error;
 use crate::graph::Node;
-
-/// Operators that may stand between attention scores and their softmax.
-const ELEMENTWISE: [&str; 10] = ["Add", "Sub", "Mul", "Div", "Where", "Min", "Max", "Tanh", "Concat", "Clip"];
 
 const INSIDE: [BlockSite; 5] = [BlockSite::Q, BlockSite::K, BlockSite::V, BlockSite::Pattern, BlockSite::Z];
 const ROLES: [Role; 8] = [
@@ -60,6 +59,7 @@ pub(in crate::anatomy) fn read<'g>(
         Ok(ending) => ending,
         Err(maker) => {
             let reason = format!("attention ends in {maker}, not in a linear map that is read");
+            let reason = unread::because(view, linears, region, reason);
             draft.absent_sites(layer, &INSIDE, &reason);
             draft.absent_sites(layer, &[BlockSite::AttnProj, BlockSite::Ln1Out], &reason);
             draft.absent_weights(layer, &ROLES, &reason);
@@ -128,6 +128,10 @@ pub(in crate::anatomy) fn read<'g>(
         };
         (part, heads::read(view, linears, region, part.3, width))
     });
+    // The output projection reads one mixed value for each query head, and groups of those share keys and values.
+    let mixed =
+        width(mix.v, mix.heads.map(|h| h.1)).filter(|&d| d > 0 && out.width_in % d == 0).map(|d| out.width_in / d);
+    let found = found.map(|(part, found)| (part, found.and_then(|found| counted(found, part.0, mixed))));
     for ((name, ..), found) in &found {
         match (name, found) {
             (BlockSite::Q, Ok(found)) => draft.heads(layer, found.heads, found.d_head),
@@ -135,11 +139,17 @@ pub(in crate::anatomy) fn read<'g>(
             _ => {}
         }
     }
+    if let (Err(_), Some((edge, Axes::Named))) = (&found[0].1, z) {
+        // Mixed values are in the heads of the queries.
+        let extents = view.dims(edge).and_then(|d| d[2].known().zip(d[3].known()));
+        extents.into_iter().for_each(|(heads, width)| draft.heads(layer, heads, width));
+    }
     let mut reads = None;
-    for ((name, role, bias, _, word), found) in found {
+    for ((name, role, bias, operand, word), found) in found {
         let found = match found {
             Ok(found) => found,
             Err(reason) => {
+                let reason = unread::because(view, linears, &region.upstream_of(view, operand), reason);
                 draft.absent(site(name), &reason);
                 draft.absent_weights(layer, &[role, bias], &reason);
                 continue;
@@ -153,7 +163,12 @@ pub(in crate::anatomy) fn read<'g>(
         draft.anatomy.altered_values.extend(altered.map(|_| layer));
         match found.edge {
             Some((edge, axes)) => draft.site_in(site(name), edge, axes, format!("{packed} in heads; {word}{then}")),
-            None => draft.absent(site(name), "no edge holds them, and nothing else, in heads"),
+            None => draft.absent(
+                site(name),
+                found.altered.map_or("no edge holds them, and nothing else, in heads".to_owned(), |node| {
+                    format!("{} alters them before any edge holds them and nothing else", node.label())
+                }),
+            ),
         }
         let input = made.input;
         draft.linear(&found.projection, weight(role), weight(bias), input);
@@ -190,6 +205,22 @@ pub(in crate::anatomy) fn read<'g>(
             draft.absent_sites(layer, &[BlockSite::Ln1Out], reason);
             draft.absent_weights(layer, &[Role::Ln1Scale, Role::Ln1Shift], reason);
         }
+    }
+}
+
+/// The same heads, if there are as many as the output projection reads.
+fn counted<'l, 'g>(found: Heads<'l, 'g>, name: BlockSite, mixed: Option<usize>) -> Result<Heads<'l, 'g>, String> {
+    let fits = |all: usize| match name {
+        BlockSite::Q => all == found.heads,
+        _ => found.heads > 0 && all.is_multiple_of(found.heads),
+    };
+    match mixed.filter(|&all| !fits(all)) {
+        None => Ok(found),
+        Some(all) => Err(format!(
+            "which outputs of `{}` they are could not be followed: all of it is {} heads of {}, and the output \
+             projection reads {all}",
+            found.projection.linear.output, found.heads, found.d_head
+        )),
     }
 }
 
@@ -307,5 +338,5 @@ fn altering<'g>(view: &View<'g>, made: &'g str, mixed: &'g str) -> Option<&'g No
 
 /// An operator that holds all of attention.
 fn fused<'g>(view: &View<'g>, region: &Region<'g>) -> Option<String> {
-    region.nodes(view).find(|n| mixes(n) && !n.is("Softmax")).map(operator)
+    region.nodes(view).find(|n| mixes(view, n) && !n.is("Softmax")).map(operator)
 }

@@ -7,6 +7,7 @@ use crate::anatomy::look::view::View;
 use crate::anatomy::parts::Axes;
 use crate::anatomy::pieces::linear::{Linears, Projection};
 use crate::anatomy::pieces::norms::{Norm, Norms};
+use crate::graph::Node;
 
 /// Queries, keys or values.
 pub(super) struct Heads<'l, 'g> {
@@ -15,6 +16,8 @@ pub(super) struct Heads<'l, 'g> {
     pub edge: Option<(&'g str, Axes)>,
     pub heads: usize,
     pub d_head: usize,
+    /// The node that changes them before any edge holds them and nothing else.
+    pub altered: Option<&'g Node>,
 }
 
 /// What the factor of a score or of the mixed values is computed from, in heads of a width.
@@ -46,7 +49,7 @@ pub(super) fn read<'l, 'g>(
         return Err(format!("they are {width} wide and multiplied in heads of {d_head}"));
     }
     let heads = width / d_head;
-    Ok(Heads { projection, edge: edge(source, (heads, d_head)), heads, d_head })
+    Ok(Heads { projection, edge: edge(source, (heads, d_head)), heads, d_head, altered: source.altered })
 }
 
 fn edge<'g>(source: &Source<'_, 'g>, wanted: (usize, usize)) -> Option<(&'g str, Axes)> {

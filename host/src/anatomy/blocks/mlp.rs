@@ -6,6 +6,7 @@ use engraft_plugin_api::{BlockSite, Role, Site, WeightRef};
 use super::branch::{self, Names};
 use super::residual::Block;
 use super::sources::{self, Source};
+use super::unread;
 use crate::anatomy::codes;
 use crate::anatomy::draft::Draft;
 use crate::anatomy::look::region::Region;
@@ -33,6 +34,7 @@ pub(in crate::anatomy) fn read<'g>(
         draft.absent_sites(layer, &INSIDE, reason);
         draft.absent_weights(layer, &ROLES, reason);
     };
+    let because = |reason: &str| unread::because(view, linears, &block.mlp.region, reason.to_owned());
     let names = Names {
         added: BlockSite::MlpOut,
         projected: BlockSite::MlpProj,
@@ -42,10 +44,18 @@ pub(in crate::anatomy) fn read<'g>(
         addition: if block.middle.is_some() { "the second Add of the block" } else { "the block's sum" },
     };
     draft.site(site(BlockSite::MlpOut), block.mlp.edge, format!("what {} adds to the residual stream", names.addition));
+    if let Some(router) = block.mlp.region.router(view) {
+        let label = router.label();
+        let reason = format!("the MLP is a mixture of experts, among which {label} chooses for each token: not read");
+        draft.absent_sites(layer, &[BlockSite::MlpProj, BlockSite::MlpPost], &reason);
+        draft.absent_weights(layer, &[Role::MlpOut, Role::MlpOutBias, Role::Ln2Post], &reason);
+        return missing(&reason, draft);
+    }
     let ending = match branch::ending(view, linears, norms, block.mlp) {
         Ok(ending) => ending,
         Err(maker) => {
             let reason = format!("the MLP ends in {maker}, not in a linear map that is read");
+            let reason = because(&reason);
             draft.absent_sites(layer, &[BlockSite::MlpProj, BlockSite::MlpPost], &reason);
             draft.absent_weights(layer, &[Role::MlpOut, Role::MlpOutBias, Role::Ln2Post], &reason);
             return missing(&reason, draft);
@@ -61,7 +71,14 @@ pub(in crate::anatomy) fn read<'g>(
     let region = block.mlp.region.upstream_of(view, acted);
     let found = sources::find(view, linears, &region, acted, false);
     let (gate, into) = match &found[..] {
-        [] => return missing("no linear map is found between the residual stream and mlp.post", draft),
+        [] => {
+            let reason = because("no linear map is found between the residual stream and mlp.post");
+            return missing(&reason, draft);
+        }
+        [a, b] if unread::adapted(view, linears, &region) => {
+            let (a, b) = (a.linear.output, b.linear.output);
+            return missing(&because(&format!("the sum of `{a}` and `{b}` feeds mlp.post")), draft);
+        }
         [one] => (None, one),
         [a, b] => match (bends(view, &region, a), bends(view, &region, b)) {
             (true, false) => (Some(a), b),
@@ -79,9 +96,20 @@ pub(in crate::anatomy) fn read<'g>(
         },
         _ => {
             let n = found.len();
-            return missing(&format!("{n} linear maps feed mlp.post: mixtures of experts are not read"), draft);
+            return missing(&because(&format!("{n} linear maps feed mlp.post, expected one or two")), draft);
         }
     };
+    // Each element of mlp.post is computed from one output of each map.
+    let wide = |source: &&Source<'_, '_>| source.projection().map_or(out.width_in, |p| p.width()) != out.width_in;
+    if let Some(source) = [Some(into), gate].into_iter().flatten().find(wide) {
+        let width = source.projection().map_or(0, |p| p.width());
+        let output = source.linear.output;
+        let reason = format!(
+            "{width} outputs of `{output}` feed mlp.post, which is {} wide: what takes them apart could not be followed",
+            out.width_in
+        );
+        return missing(&reason, draft);
+    }
     match gate {
         None => {
             let plain = "the MLP is not gated: one linear map feeds its activation function";

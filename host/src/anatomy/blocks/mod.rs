@@ -9,3 +9,4 @@ mod heads;
 pub(super) mod mlp;
 pub(super) mod residual;
 mod sources;
+mod unread;

@@ -7,6 +7,7 @@ use crate::anatomy::look::layout::Layout;
 use crate::anatomy::look::region::Region;
 use crate::anatomy::look::view::View;
 use crate::anatomy::pieces::linear::{Linear, Linears, Projection};
+use crate::graph::{Node, is_pointwise};
 
 /// Operators that leave a part of their input out.
 const PICKS: [&str; 6] = ["Slice", "Split", "Gather", "GatherND", "GatherElements", "SplitToSequence"];
@@ -22,6 +23,8 @@ pub(super) struct Source<'l, 'g> {
     edges: Vec<(&'g str, Layout)>,
     /// The edges at which they are used in any other way than to arrange them.
     pub uses: Vec<&'g str>,
+    /// The first node that changes the values of packed outputs before they are taken apart.
+    pub altered: Option<&'g Node>,
 }
 
 impl<'l, 'g> Source<'l, 'g> {
@@ -84,14 +87,16 @@ fn of<'l, 'g>(
 ) -> Vec<Source<'l, 'g>> {
     let Some(whole) = Layout::whole(view, linear.output, linear.width_out) else {
         let outputs = (0..linear.width_out).collect();
-        return vec![Source { linear, outputs, followed: false, edges: Vec::new(), uses: vec![linear.output] }];
+        let uses = vec![linear.output];
+        return vec![Source { linear, outputs, followed: false, edges: Vec::new(), uses, altered: None }];
     };
+    let mut altered = None;
     let mut edges = Vec::new();
     let mut uses: Vec<(&'g str, Vec<bool>)> = Vec::new();
     let mut open: Vec<(&'g str, Vec<bool>)> = Vec::new();
     let mut seen = HashSet::from([linear.output]);
-    let mut queue = VecDeque::from([(linear.output, whole)]);
-    while let Some((edge, layout)) = queue.pop_front() {
+    let mut queue = VecDeque::from([(linear.output, whole, None)]);
+    while let Some((edge, layout, changed)) = queue.pop_front() {
         let (mut used, mut picked) = (edge == target, false);
         for (node, slot) in view.readers(edge) {
             if !part.holds_node(node) {
@@ -105,7 +110,7 @@ fn of<'l, 'g>(
                 for (item, _) in view.readers(node.output(0)) {
                     let out = item.outputs().first().map(String::as_str).filter(|o| part.has(o));
                     match (out, layout.through(view, item, 0)) {
-                        (Some(out), Some(next)) if seen.insert(out) => queue.push_back((out, next)),
+                        (Some(out), Some(next)) if seen.insert(out) => queue.push_back((out, next, changed)),
                         (Some(_), None) => picked = true,
                         _ => {}
                     }
@@ -113,9 +118,20 @@ fn of<'l, 'g>(
             }
             for out in outs {
                 match layout.through(view, node, out).filter(|_| slot == 0) {
-                    Some(next) if seen.insert(node.output(out)) => queue.push_back((node.output(out), next)),
+                    Some(next) if seen.insert(node.output(out)) => {
+                        if next.outputs().len() < layout.outputs().len() {
+                            altered = altered.or(changed);
+                        }
+                        queue.push_back((node.output(out), next, changed));
+                    }
                     Some(_) => {}
                     None if PICKS.iter().any(|op| node.is(op)) => picked = true,
+                    // A clip of packed outputs leaves each where it is.
+                    None if join && in_place(view, part, node, slot) => {
+                        if seen.insert(node.output(out)) {
+                            queue.push_back((node.output(out), layout.clone(), changed.or(Some(node))));
+                        }
+                    }
                     None => used = true,
                 }
             }
@@ -126,7 +142,9 @@ fn of<'l, 'g>(
             let list = if used { &mut uses } else { &mut open };
             list.push((edge, holds));
         }
-        edges.push((edge, layout));
+        if changed.is_none() {
+            edges.push((edge, layout));
+        }
     }
     let mut groups: Vec<(Vec<bool>, Vec<&'g str>)> = Vec::new();
     for (edge, holds) in uses {
@@ -157,6 +175,17 @@ fn of<'l, 'g>(
         followed,
         edges: edges.clone(),
         uses,
+        altered,
     };
     groups.into_iter().map(source).collect()
+}
+
+/// True if a node changes each element of its input `slot` by itself, by nothing else that the part computes, and
+/// leaves it where it is.
+fn in_place(view: &View<'_>, part: &Region<'_>, node: &Node, slot: usize) -> bool {
+    let mut others = node.inputs().iter().enumerate().filter(|&(i, _)| i != slot);
+    let dims = |edge: &str| view.dims(edge);
+    is_pointwise(node)
+        && others.all(|(_, e)| !part.has(e))
+        && node.input(slot).and_then(dims).is_some_and(|before| dims(node.output(0)) == Some(before))
 }

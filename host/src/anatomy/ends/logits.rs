@@ -8,6 +8,9 @@ use crate::anatomy::pieces::norms::{Norm, Norms};
 use crate::base::{Error, Result};
 use crate::graph::Node;
 
+const HEAD: &str = "engraft reads decoders with their language-modelling head; export the causal language model, not the bare \
+                    transformer, an encoder or a classifier";
+
 /// The output of the graph that is the logits, and what makes it.
 pub(in crate::anatomy) struct Unembedding<'l, 'g> {
     pub logits: &'g str,
@@ -18,8 +21,8 @@ pub(in crate::anatomy) struct Unembedding<'l, 'g> {
     pub norm: Option<&'l Norm<'g>>,
     /// The end of the residual stream.
     pub end: &'g str,
-    /// The node that leaves positions out, if one does.
-    pub selects: Option<&'g Node>,
+    /// The node that leaves something out, if one does, and what it leaves out.
+    pub selects: Option<(&'g Node, &'static str)>,
 }
 
 /// Finds the logits.
@@ -46,6 +49,17 @@ pub(in crate::anatomy) fn unembedding<'l, 'g>(
     };
     let keep: Vec<bool> = found.iter().map(last).collect();
     let mut found: Vec<_> = found.into_iter().zip(keep).filter(|(_, keep)| *keep).map(|(u, _)| u).collect();
+    // One number a position is no choice among tokens.
+    if found.iter().any(|u| u.linear.width_out > 1) {
+        found.retain(|u| u.linear.width_out > 1);
+    } else if let Some(value) = found.first() {
+        let (logits, op) = (value.logits, value.linear.op);
+        let text = format!(
+            "the output `{logits}` is one number for each position, made by a {op} of the width 1: expected logits, one \
+             for each token of the vocabulary"
+        );
+        return Err(Error::new(&codes::NO_TRANSFORMER, text).help(HEAD));
+    }
     if found.len() > 1 {
         let names: Vec<String> = found.iter().map(|f| format!("`{}`", f.logits)).collect();
         let text = format!("{} outputs could be the logits: {}", found.len(), names.join(" and "));
@@ -62,10 +76,7 @@ pub(in crate::anatomy) fn unembedding<'l, 'g>(
             "no output is [batch, pos, vocab] made by a Gemm or MatMul with a matrix of the file: {}",
             list.join(", ")
         );
-        Error::new(&codes::NO_TRANSFORMER, text).help(
-            "engraft reads decoders with their language-modelling head; export the causal language model, not the bare \
-             transformer, an encoder or a classifier",
-        )
+        Error::new(&codes::NO_TRANSFORMER, text).help(HEAD)
     })
 }
 
@@ -85,7 +96,14 @@ fn behind<'l, 'g>(
         at = match passed(view, node) {
             Some(Passed::Same(before)) => before,
             Some(Passed::Selects(before)) => {
-                selects = Some(node);
+                let narrower = view.width(before) != view.width(node.output(0));
+                selects = Some((
+                    node,
+                    match narrower {
+                        true => "leaves a part of the vocabulary out behind the unembedding",
+                        false => "leaves positions out behind the unembedding",
+                    },
+                ));
                 before
             }
             Some(Passed::Scale(before, factor)) => {
@@ -108,7 +126,7 @@ fn behind<'l, 'g>(
         at = match view.producer(at).and_then(|node| Some((node, passed(view, node)?))) {
             Some((_, Passed::Same(before))) => before,
             Some((node, Passed::Selects(before))) => {
-                selects = Some(node);
+                selects = Some((node, "leaves positions out before they are unembedded"));
                 before
             }
             Some((_, Passed::Scale(before, factor))) => {

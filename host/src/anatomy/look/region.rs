@@ -5,6 +5,10 @@ use std::collections::HashSet;
 use super::view::View;
 use crate::graph::Node;
 
+/// Operators that may stand between scores and their softmax.
+pub(in crate::anatomy) const ELEMENTWISE: [&str; 10] =
+    ["Add", "Sub", "Mul", "Div", "Where", "Min", "Max", "Tanh", "Concat", "Clip"];
+
 /// Every edge that is computed from the values of an origin and from which a target is computed, both included.
 pub(in crate::anatomy) struct Region<'g> {
     origin: &'g str,
@@ -70,11 +74,33 @@ impl<'g> Region<'g> {
 
     /// True if something in the region mixes positions by attention.
     pub fn attends(&self, view: &View<'g>) -> bool {
-        self.nodes(view).any(mixes)
+        self.nodes(view).any(|node| mixes(view, node))
+    }
+
+    /// What chooses among experts in the region, if it is a mixture of them.
+    pub fn router(&self, view: &View<'g>) -> Option<&'g Node> {
+        self.nodes(view).find(|node| node.is("TopK") || routes(view, node))
     }
 }
 
 /// True for operators that make or apply weights over positions.
-pub(in crate::anatomy) fn mixes(node: &Node) -> bool {
-    node.is("Softmax") || node.op().contains("Attention")
+pub(in crate::anatomy) fn mixes<'g>(view: &View<'g>, node: &'g Node) -> bool {
+    node.op().contains("Attention") || node.is("Softmax") && !routes(view, node)
+}
+
+/// True for a softmax over the outputs of a linear map, which weighs experts. Weights over positions are made of
+/// products of two activations.
+fn routes<'g>(view: &View<'g>, node: &'g Node) -> bool {
+    let Some(scores) = node.input(0).filter(|_| node.is("Softmax")) else { return false };
+    let (mut mapped, mut others) = (false, false);
+    view.upstream(scores, |edge| {
+        let Some(node) = view.producer(edge) else { return true };
+        if ["MatMul", "Gemm", "Einsum", "MatMulInteger"].iter().any(|op| node.is(op)) {
+            let fixed = node.inputs().iter().filter(|e| !e.is_empty()).any(|e| view.is_filed(e));
+            (mapped, others) = (mapped || fixed, others || !fixed);
+            return true;
+        }
+        !(ELEMENTWISE.iter().any(|op| node.is(op)) || node.is("TopK") || view.relayed(node).is_some())
+    });
+    mapped && !others
 }

@@ -78,7 +78,7 @@ impl<'g> View<'g> {
         let hands_on = match node.op() {
             _ if !node.domain().is_empty() => false,
             "Identity" | "Reshape" | "Flatten" | "Squeeze" | "Unsqueeze" => true,
-            "Dropout" => node.input(2).is_none(),
+            "Dropout" => self.keeps(node),
             "CastLike" => node
                 .input(1)
                 .and_then(|e| self.dtype(e))
@@ -95,6 +95,16 @@ impl<'g> View<'g> {
             _ => false,
         };
         hands_on.then_some(input)
+    }
+
+    /// True for a `Dropout` that is not in training mode, or drops nothing.
+    pub fn keeps(&self, node: &Node) -> bool {
+        let nothing = || node.input(1).and_then(|e| self.number(e)) == Some(0.0);
+        match node.input(2) {
+            Some(mode) => self.ints(mode).is_some_and(|on| on == [0]) || nothing(),
+            // Before operator set 7 it is told by an attribute.
+            None => self.graph.opset() >= 7 || node.int("is_test") == Some(1),
+        }
     }
 
     /// For a `Concat` of cached keys or values, an input of the graph, with new ones: both, and the axis, 1 or 2 of 4.
@@ -159,6 +169,34 @@ impl<'g> View<'g> {
             !fixed
         });
         fixed
+    }
+
+    /// True for a tensor of the file, perhaps turned, cast or made of integers first.
+    pub fn is_filed(&self, edge: &'g str) -> bool {
+        const HANDED: [&str; 4] = ["Identity", "Cast", "Transpose", "DequantizeLinear"];
+        let mut at = edge;
+        loop {
+            let Some(node) = self.producer(at) else { return self.graph.initializer(at).is_some() };
+            match node.input(0).filter(|_| HANDED.iter().any(|op| node.is(op))) {
+                Some(before) => at = before,
+                None => return node.is("Constant"),
+            }
+        }
+    }
+
+    /// True for a product, or a choice of rows, of a tensor that the file holds in whole numbers.
+    pub fn is_quantised(&self, node: &'g Node) -> bool {
+        const WHOLE: [&str; 3] = ["MatMulInteger", "QLinearMatMul", "DynamicQuantizeLinear"];
+        const READS: [&str; 4] = ["MatMul", "Gemm", "Gather", "Einsum"];
+        let stored = |edge: &'g str| self.is_filed(edge) && self.is_scaled(edge);
+        WHOLE.iter().any(|op| node.is(op))
+            || READS.iter().any(|op| node.is(op)) && (0..2).filter_map(|slot| node.input(slot)).any(stored)
+    }
+
+    /// True if one of the nodes that hand an edge on makes numbers of integers.
+    fn is_scaled(&self, edge: &'g str) -> bool {
+        let Some(node) = self.producer(edge) else { return false };
+        node.is("DequantizeLinear") || node.input(0).is_some_and(|before| self.is_scaled(before))
     }
 
     /// Fixed integers, stated or computed from extents.

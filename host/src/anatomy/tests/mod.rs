@@ -5,6 +5,8 @@ mod goldens;
 mod gpt2;
 mod identities;
 mod refusals;
+mod spellings;
+mod unread;
 
 use std::path::PathBuf;
 
