@@ -45,7 +45,7 @@ pub(super) fn quantised(view: &View<'_>) -> Option<Error> {
     let found: Vec<&Node> = view.graph.nodes().iter().filter(|n| view.is_quantised(n)).collect();
     let first = found.first()?.label();
     let more = if found.len() > 1 { format!(" and {} more", found.len() - 1) } else { String::new() };
-    let text = format!("{first}{more} compute with quantised weights, expected weights that are floats");
+    let text = format!("{first}{more}: products with quantised weights, expected weights that are floats");
     let advice = "take the export of the model that is not quantised: weights in whole numbers are not edited";
     Some(Error::new(&codes::OPERATOR_UNREAD, text).help(advice))
 }

@@ -46,13 +46,13 @@ impl Anatomy {
             draft.problems.splice(0..0, foreign::quantised(&view));
         }
         verify(&view, &mut draft);
+        runnable(&view, &mut draft);
         absences::fill(&mut draft);
         (draft.anatomy, draft.problems)
     }
 }
 
-/// Takes back the sites whose edges do not have exactly the site's shape, and the weights whose edges no branch beside
-/// them could read or write.
+/// Takes back the sites whose edges do not have exactly the site's shape.
 fn verify(view: &View<'_>, draft: &mut Draft) {
     let outputs = view.graph.outputs();
     // One position for each token.
@@ -92,6 +92,10 @@ fn verify(view: &View<'_>, draft: &mut Draft) {
         };
         draft.absent(site, format!("{reason}, expected {}", words(&wanted)));
     }
+}
+
+/// Takes back the weights that no branch could be run beside: what they multiply or make has other axes.
+fn runnable(view: &View<'_>, draft: &mut Draft) {
     let mut unfit = Vec::new();
     for (weight, place) in &draft.anatomy.weights {
         let table = view.producer(&place.reader.0).is_some_and(|n| n.is("Gather"));

@@ -6,7 +6,7 @@ use super::codes;
 use super::container::Graph;
 use super::index::Index;
 use super::initializer::{Initializer, Location};
-use super::node::{DType, Node};
+use super::node::DType;
 use crate::base::{Error, Result};
 
 /// A fixed tensor as numbers.
@@ -106,15 +106,29 @@ impl Graph {
         node.ints("value_ints").map(|v| Constant { dims: vec![v.len()], values: Values::Ints(v.to_vec()) })
     }
 
-    /// The one number that a `ConstantOfShape` fills its output with.
-    pub fn filling(&self, node: &Node) -> Option<Constant> {
-        if !node.is("ConstantOfShape") {
-            return None;
+    /// The first number of an edge if it is fixed: an initializer, however large, the output of a `Constant` node, or
+    /// what a `ConstantOfShape` fills its output with.
+    pub fn first(&self, index: &Index<'_>, edge: &str) -> Option<f64> {
+        let of = |initializer: &Initializer| {
+            let bytes = self.bytes(initializer).ok()?;
+            first(&decode(initializer, bytes.get(..initializer.dtype().size()?)?).ok()?)
+        };
+        if let Some(initializer) = self.initializer(edge) {
+            return of(initializer);
         }
-        match node.tensor("value") {
-            Some(tensor) => self.values(&Initializer::from_proto(tensor.clone())).ok(),
-            None => Some(Constant { dims: vec![1], values: Values::Floats(vec![0.0]) }),
+        let node = index.producer(edge)?;
+        match node.tensor("value").filter(|_| node.is("Constant") || node.is("ConstantOfShape")) {
+            Some(tensor) => of(&Initializer::from_proto(tensor.clone())),
+            None if node.is("ConstantOfShape") => Some(0.0),
+            None => first(&self.constant(index, edge, usize::MAX).filter(|_| node.is("Constant"))?),
         }
+    }
+}
+
+fn first(constant: &Constant) -> Option<f64> {
+    match &constant.values {
+        Values::Floats(v) => v.first().map(|&x| f64::from(x)),
+        Values::Ints(v) => v.first().map(|&x| x as f64),
     }
 }
 

@@ -129,8 +129,8 @@ pub(in crate::anatomy) fn read<'g>(
         (part, heads::read(view, linears, region, part.3, width))
     });
     // The output projection reads one mixed value for each query head, and groups of those share keys and values.
-    let mixed =
-        width(mix.v, mix.heads.map(|h| h.1)).filter(|&d| d > 0 && out.width_in % d == 0).map(|d| out.width_in / d);
+    let each = width(mix.v, mix.heads.map(|h| h.1)).filter(|&d| d > 0 && out.width_in.is_multiple_of(d));
+    let mixed = each.map(|d| out.width_in / d);
     let found = found.map(|(part, found)| (part, found.and_then(|found| counted(found, part.0, mixed))));
     for ((name, ..), found) in &found {
         match (name, found) {
@@ -139,10 +139,9 @@ pub(in crate::anatomy) fn read<'g>(
             _ => {}
         }
     }
-    if let (Err(_), Some((edge, Axes::Named))) = (&found[0].1, z) {
+    if let (Err(_), Some(heads), Some(width)) = (&found[0].1, mixed, each) {
         // Mixed values are in the heads of the queries.
-        let extents = view.dims(edge).and_then(|d| d[2].known().zip(d[3].known()));
-        extents.into_iter().for_each(|(heads, width)| draft.heads(layer, heads, width));
+        draft.heads(layer, heads, width);
     }
     let mut reads = None;
     for ((name, role, bias, operand, word), found) in found {

@@ -23,9 +23,6 @@ pub(super) enum Sense {
 /// So far below others, scores have no weight.
 const FAR: f64 = 500.0;
 
-/// Larger fixed tensors are not looked into.
-const LOOKED_AT: usize = 1 << 21;
-
 /// The operators that are followed.
 #[rustfmt::skip]
 const FOLLOWED: [&str; 44] = [
@@ -190,10 +187,7 @@ impl<'g> Walk<'_, 'g> {
 
     /// Of a table in queries and keys the element of the first of both.
     fn fixed(&self, edge: &str) -> Option<Range> {
-        let filled = || self.view.graph.filling(self.view.producer(edge)?);
-        let constant = self.view.graph.constant(&self.view.index, edge, LOOKED_AT).or_else(filled)?;
-        let float = constant.floats().and_then(|v| v.first()).map(|&x| f64::from(x));
-        float.or_else(|| constant.ints().and_then(|v| v.first()).map(|&x| x as f64)).map(Range::of)
+        self.view.graph.first(&self.view.index, edge).map(Range::of)
     }
 
     /// None for a node that is not followed.

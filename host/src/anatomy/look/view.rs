@@ -186,7 +186,7 @@ impl<'g> View<'g> {
 
     /// True for a product, or a choice of rows, of a tensor that the file holds in whole numbers.
     pub fn is_quantised(&self, node: &'g Node) -> bool {
-        const WHOLE: [&str; 3] = ["MatMulInteger", "QLinearMatMul", "DynamicQuantizeLinear"];
+        const WHOLE: [&str; 2] = ["MatMulInteger", "QLinearMatMul"];
         const READS: [&str; 4] = ["MatMul", "Gemm", "Gather", "Einsum"];
         let stored = |edge: &'g str| self.is_filed(edge) && self.is_scaled(edge);
         WHOLE.iter().any(|op| node.is(op))

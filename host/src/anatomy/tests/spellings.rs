@@ -233,4 +233,14 @@ fn products_over_rows_that_are_set_apart_in_heads_at_once_are_read() {
     let hidden = anatomy(&patch.apply().unwrap()).unwrap();
     assert!(hidden.weight(weight(1, Role::Query)).is_err());
     assert!(hidden.weight(weight(1, Role::Output)).is_ok() && hidden.site(block(1, BlockSite::Z)).is_ok());
+
+    // Where attention cannot be read, what it multiplies is no site that it could be run at.
+    let mut patch = Patch::new(&rows);
+    let pattern = found.site(block(1, BlockSite::Pattern)).unwrap();
+    let bent = patch.op("Tanh", &[pattern], &[]).unwrap();
+    patch.shunt(pattern, &bent).unwrap();
+    let closed = anatomy(&patch.apply().unwrap()).unwrap();
+    let error = closed.weight(weight(1, Role::Output)).unwrap_err();
+    assert!(error.message().contains("expected [batch, pos, width]"), "{error}");
+    assert!(closed.weight(weight(0, Role::Output)).is_ok());
 }
