@@ -312,13 +312,17 @@ fn splits_and_joins() {
     }
     let build = |p: &mut Patch<'_>| {
         let size = p.i64(&[], &[2]);
-        let sequence = p.op("SplitToSequence", &["x", &size], &[("axis", Attr::Int(1))]).unwrap();
+        let split = p.op("SplitToSequence", &["x", &size], &[("axis", Attr::Int(1))]).unwrap();
+        let sequence = p.op("Identity", &[&split], &[]).unwrap();
         let place = |p: &mut Patch<'_>, i| {
             let i = p.i64(&[], &[i]);
             p.op("SequenceAt", &[&sequence, &i], &[]).unwrap()
         };
         let (a, b) = (place(p, 0), place(p, -1));
         let product = p.op("Mul", &[&a, &b], &[]).unwrap();
+        // The sequence is read past its copy too.
+        let first = p.i64(&[], &[0]);
+        let a = p.op("SequenceAt", &[&split, &first], &[]).unwrap();
         p.op("Add", &[&product, &a], &[]).unwrap()
     };
     Trial { opset: 14, inputs: &[("x", random(&[2, 6], 1))], wrt: &["x"], build: &build }.check(Told::Numbers);

@@ -256,8 +256,12 @@ pub(super) fn check_identity(facts: &Facts<'_, '_>, visit: &Visit<'_>) -> Check 
     if training { Err("it may be in training mode".into()) } else { Ok(()) }
 }
 
-pub(super) fn identity(_: &mut Tape<'_, '_, '_>, visit: &Visit<'_>) -> Result<Gradients> {
-    Ok(vec![(0, visit.grad())])
+pub(super) fn identity(tape: &mut Tape<'_, '_, '_>, visit: &Visit<'_>) -> Result<Gradients> {
+    // Of a sequence, each tensor has a gradient of its own.
+    for (place, grad) in tape.take_parts(visit.output()) {
+        tape.contribute_part(visit.input(0), place, grad);
+    }
+    Ok(visit.grads.first().cloned().flatten().map(|grad| (0, grad)).into_iter().collect())
 }
 
 pub(super) fn check_cast(facts: &Facts<'_, '_>, visit: &Visit<'_>) -> Check {

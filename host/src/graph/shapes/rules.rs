@@ -18,12 +18,14 @@ pub(super) fn shapes(node: &Node, inputs: &[Fact]) -> Vec<Fact> {
         _ => return Vec::new(),
     }
     match node.op() {
-        "Identity" | "Neg" | "Abs" | "Sqrt" | "Exp" | "Log" | "Tanh" | "Sigmoid" | "Erf" | "Relu" | "LeakyRelu"
-        | "Elu" | "Celu" | "Selu" | "Softplus" | "Softsign" | "Gelu" | "Swish" | "HardSigmoid" | "HardSwish"
-        | "Mish" | "Sin" | "Cos" | "Tan" | "Sinh" | "Cosh" | "Asin" | "Acos" | "Atan" | "Reciprocal" | "Floor"
-        | "Ceil" | "Round" | "Sign" | "Not" | "BitwiseNot" | "Clip" | "Softmax" | "LogSoftmax" | "Hardmax"
-        | "CumSum" | "CumProd" | "Trilu" | "ScatterND" | "ScatterElements" | "TensorScatter" | "RMSNormalization"
-        | "RotaryEmbedding" | "LpNormalization" => same(dtype),
+        // Of a sequence, its tensors too.
+        "Identity" => vec![Fact { value: None, ..input(0).clone() }],
+        "Neg" | "Abs" | "Sqrt" | "Exp" | "Log" | "Tanh" | "Sigmoid" | "Erf" | "Relu" | "LeakyRelu" | "Elu" | "Celu"
+        | "Selu" | "Softplus" | "Softsign" | "Gelu" | "Swish" | "HardSigmoid" | "HardSwish" | "Mish" | "Sin"
+        | "Cos" | "Tan" | "Sinh" | "Cosh" | "Asin" | "Acos" | "Atan" | "Reciprocal" | "Floor" | "Ceil" | "Round"
+        | "Sign" | "Not" | "BitwiseNot" | "Clip" | "Softmax" | "LogSoftmax" | "Hardmax" | "CumSum" | "CumProd"
+        | "Trilu" | "ScatterND" | "ScatterElements" | "TensorScatter" | "RMSNormalization" | "RotaryEmbedding"
+        | "LpNormalization" => same(dtype),
         "Cast" => same(node.int("to").map(|t| DType(t as i32))),
         "CastLike" => same(input(1).dtype),
         "IsNaN" | "IsInf" => same(Some(DType::BOOL)),
