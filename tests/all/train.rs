@@ -193,8 +193,12 @@ fn an_experiment_is_run_with_what_its_training_gave_and_with_nothing_else() {
     let missing = lab.run().unwrap_err();
     assert_eq!(missing.code().id, "config-path");
     assert!(missing.message().contains("line 17"), "{missing}");
-    let trained = lab.trained();
     let path = lab.path("learnt.artefact");
+    fs::create_dir(&path).unwrap();
+    let error = lab.train(None, &Cancel::new(), &|_| {}).unwrap_err();
+    assert!(error.code().id == "artefact-exists" && error.message().contains("is a folder"), "{error}");
+    fs::remove_dir(&path).unwrap();
+    let trained = lab.trained();
     assert_eq!(trained.artefacts, std::slice::from_ref(&path));
     assert_eq!(code(lab.train(None, &Cancel::new(), &|_| {})), "artefact-exists");
     let file = ArtefactFile::load(&path).unwrap();

@@ -1,5 +1,6 @@
 //! The one way this library writes a file: beside its place under another name, flushed to the disk, then renamed.
-//! Whoever reads the path sees the old file or the new one, whole, whatever happens in between.
+//! Whoever reads the path sees the old file or the new one, whole, whatever happens in between. Links stay: it is the
+//! file behind them that is replaced. A FIFO or a character device is never replaced: what is written goes into it.
 
 use std::fs::{self, File};
 use std::io::{self, BufWriter, ErrorKind, Write};
@@ -12,7 +13,41 @@ use super::{Error, Result, codes};
 /// What an unfinished file's name begins with.
 const UNFINISHED: &str = ".engraft-unfinished-";
 
-/// Writes a file whole or not at all: `write` fills it, and only then does it take its place.
+/// What is at a path, behind links.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum There {
+    /// Nothing, or an empty file, as `mktemp` makes.
+    Nothing,
+    /// A file with something in it.
+    File,
+    /// A folder.
+    Folder,
+    /// A FIFO or a character device, such as a pipe of the shell or `/dev/null`: what is written goes into it.
+    Stream,
+    /// A socket or a block device: nothing is written to it.
+    Other,
+}
+
+/// What is at a path.
+pub fn there(path: &Path) -> There {
+    match fs::metadata(path) {
+        Err(_) => There::Nothing,
+        Ok(found) if found.is_file() && found.len() == 0 => There::Nothing,
+        Ok(found) if found.is_file() => There::File,
+        Ok(found) if found.is_dir() => There::Folder,
+        #[cfg(unix)]
+        Ok(found) => {
+            use std::os::unix::fs::FileTypeExt;
+            let kind = found.file_type();
+            if kind.is_fifo() || kind.is_char_device() { There::Stream } else { There::Other }
+        }
+        #[cfg(not(unix))]
+        Ok(_) => There::Other,
+    }
+}
+
+/// Writes a file whole or not at all: `write` fills it, and only then does it take its place. Into a FIFO or a
+/// character device it is written as it comes.
 ///
 /// # Errors
 /// `disk-full` or `file-write`, and whatever `write` returns; in each case the old file is intact and nothing is left
@@ -27,6 +62,13 @@ pub(super) fn replace<T, E>(
     fail: impl Fn(io::Error) -> E,
     write: impl FnOnce(&mut BufWriter<File>) -> Result<T, E>,
 ) -> Result<T, E> {
+    match there(path) {
+        There::Stream => return pour(path, fail, write),
+        There::Other => return Err(fail(io::Error::new(ErrorKind::InvalidInput, "it is a socket or a block device"))),
+        There::Nothing | There::File | There::Folder => {}
+    }
+    let real = behind_links(path);
+    let path = real.as_path();
     let folder = folder_of(path);
     let temp = create_in(folder).map_err(&fail)?;
     let mut buffer = BufWriter::with_capacity(1 << 16, temp.as_file().try_clone().map_err(&fail)?);
@@ -42,6 +84,36 @@ pub(super) fn replace<T, E>(
         let _ = folder.sync_all();
     }
     Ok(value)
+}
+
+/// Writes into what cannot be replaced.
+fn pour<T, E>(
+    path: &Path,
+    fail: impl Fn(io::Error) -> E,
+    write: impl FnOnce(&mut BufWriter<File>) -> Result<T, E>,
+) -> Result<T, E> {
+    let into = File::options().write(true).open(path).map_err(&fail)?;
+    let mut buffer = BufWriter::with_capacity(1 << 16, into);
+    let value = write(&mut buffer)?;
+    buffer.flush().map_err(fail)?;
+    Ok(value)
+}
+
+/// The file that a path leads to. A link that leads nowhere is itself what is replaced.
+fn behind_links(path: &Path) -> PathBuf {
+    let linked = fs::symlink_metadata(path).is_ok_and(|found| found.is_symlink());
+    linked.then(|| fs::canonicalize(path).ok()).flatten().unwrap_or_else(|| path.to_owned())
+}
+
+/// Proves that a file can be written at a path, whose folder is there, before it is.
+///
+/// # Errors
+/// `folder-not-writable`, with the reason.
+pub fn check_place(path: &Path) -> Result<()> {
+    match there(path) {
+        There::Stream => Ok(()),
+        _ => check_writable(folder_of(&behind_links(path))),
+    }
 }
 
 /// Writes bytes with [`write_atomic`].
@@ -77,23 +149,31 @@ pub fn write_error(path: &Path, source: io::Error) -> Error {
     Error::new(code, format!("{what}cannot write {}", path.display())).because(source)
 }
 
-/// The coded error of a failed read.
+/// The coded error of a failed read: `file-missing` where there is no file, else `file-read`.
 pub fn read_error(path: &Path, source: io::Error) -> Error {
+    if source.kind() == ErrorKind::NotFound {
+        return Error::new(&codes::FILE_MISSING, format!("there is no file {}", path.display())).because(source);
+    }
     Error::new(&codes::FILE_READ, format!("cannot read {}", path.display())).because(source)
 }
 
 /// Reads a whole file.
 ///
 /// # Errors
-/// `file-read`.
+/// `file-missing` or `file-read`.
 pub fn read_bytes(path: &Path) -> Result<Vec<u8>> {
     fs::read(path).map_err(|e| read_error(path, e))
+}
+
+/// A text without the byte order mark that some editors begin one with.
+pub fn unmarked(text: &[u8]) -> &[u8] {
+    text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text)
 }
 
 /// Opens a file for reading.
 ///
 /// # Errors
-/// `file-read`.
+/// `file-missing` or `file-read`.
 pub fn open(path: &Path) -> Result<File> {
     File::open(path).map_err(|e| read_error(path, e))
 }
@@ -186,6 +266,42 @@ mod tests {
         assert_eq!(error.code().id, "folder-not-writable");
         let error = write_bytes(&folder.path().join("absent/file"), b"").unwrap_err();
         assert_eq!(error.code().id, "file-write");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn what_cannot_be_replaced_is_written_into_or_refused_and_links_stay() {
+        use std::os::unix::fs::{FileTypeExt, symlink};
+        use std::os::unix::net::UnixListener;
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        let kind = |name: &str| fs::symlink_metadata(at(name)).unwrap().file_type();
+        assert!(std::process::Command::new("mkfifo").arg(at("fifo")).status().unwrap().success());
+        symlink(at("fifo"), at("link")).unwrap();
+        for name in ["fifo", "link"] {
+            assert_eq!(there(&at(name)), There::Stream);
+            let fifo = at("fifo");
+            let reader = std::thread::spawn(move || fs::read(fifo).unwrap());
+            check_place(&at(name)).unwrap();
+            write_bytes(&at(name), b"poured").unwrap();
+            assert_eq!(reader.join().unwrap(), b"poured");
+            assert!(kind("fifo").is_fifo() && kind("link").is_symlink());
+        }
+        assert_eq!(there(Path::new("/dev/null")), There::Stream);
+        write_bytes(Path::new("/dev/null"), b"gone").unwrap();
+        assert_eq!(there(Path::new("/dev/null")), There::Stream);
+
+        let _listener = UnixListener::bind(at("socket")).unwrap();
+        assert_eq!(there(&at("socket")), There::Other);
+        assert_eq!(write_bytes(&at("socket"), b"").unwrap_err().code().id, "file-write");
+        assert!(kind("socket").is_socket());
+
+        fs::create_dir(at("far")).unwrap();
+        fs::write(at("far/file"), b"old").unwrap();
+        symlink("far/file", at("near")).unwrap();
+        write_bytes(&at("near"), b"new").unwrap();
+        assert!(kind("near").is_symlink());
+        assert_eq!((fs::read(at("far/file")).unwrap(), names(&at("far"))), (b"new".to_vec(), vec!["file".to_owned()]));
     }
 
     #[test]

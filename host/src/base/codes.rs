@@ -5,8 +5,10 @@ use super::error::codes;
 codes! {
     Interrupted INTERRUPTED "interrupted"
         "The user asked to stop, with Ctrl-C or through a cancellation token of the embedding program, and the work stopped at its next safe point. Nothing is half written: finished records are whole, unfinished ones are absent. Start the same command again; a run is continued with `--resume`.";
+    Config FILE_MISSING "file-missing"
+        "A file that was named does not exist. The message gives the path as it was understood: a relative one on the command line is below the working directory, one in an experiment below that file. Check the spelling.";
     Runtime FILE_READ "file-read"
-        "A file could not be opened or read. The message names the file and the cause underneath is the operating system's own: it does not exist, it is a folder, its permissions forbid it, or the device failed. Check the spelling of the path and who may read it.";
+        "A file could not be opened or read. The message names the file and the cause underneath is the operating system's own: it is a folder, its permissions forbid it, or the device failed. Check the spelling of the path and who may read it.";
     Runtime FILE_WRITE "file-write"
         "A file could not be written. Files are written beside their place under another name and then renamed, so the old file, if there was one, is still whole, and the unfinished one has been removed. The cause underneath is the operating system's own; check the permissions of the folder and whether it is mounted read-only.";
     Runtime DISK_FULL "disk-full"

@@ -9,7 +9,8 @@ codes! {
         codes. Codes inside square brackets in a message of a plugin are the plugin's own; its README explains them.";
     Usage OUTPUT_EXISTS "output-exists" "There is something already where a result is to be written, and results do not \
         overwrite unasked. Nothing was run. Choose another name, or add `--force` where a file may be replaced; the old \
-        one then stays whole until the new one is. A folder is never replaced.";
+        one then stays whole until the new one is. A folder, a socket or a block device is never replaced; into a FIFO \
+        or a character device, such as `/dev/null` or a pipe of the shell, results are written as they come.";
     Usage NO_GRADIENT "gradient-site" "A gradient was asked for at an activation that has no vector for each row and \
         position: the attention pattern, whose axes are `[batch, head, query, key]`. Ask for the gradients at \
         `attn.q`, `attn.k`, `attn.v` or `attn.z` instead.";

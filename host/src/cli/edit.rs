@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::out::Progress;
 use super::{Makers, ModelArgs, cancel_on_interrupt, out, shown, usage};
-use crate::base::{Cancel, Error, Result, atomic};
+use crate::base::{Cancel, Error, Result};
 use crate::model::{Continuation, Model, Question};
 use crate::plugins::{Access, ArtefactFile, Attachment, Deadlines, Library, Listener, Method, params, watched};
 use crate::weights::{History, PatchId, Rounding};
@@ -58,9 +58,12 @@ pub(super) struct EditOne {
     /// Seeds the method's random streams.
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// Write the edit to a patch file.
+    /// Write the edit to a patch file. A FIFO or a character device is written into.
     #[arg(long, value_name = "FILE")]
     save: Option<PathBuf>,
+    /// Replace the file that `--save` names.
+    #[arg(long, requires = "save")]
+    force: bool,
     /// Print JSON.
     #[arg(long)]
     json: bool,
@@ -133,9 +136,7 @@ impl EditOne {
         };
         let prompt = request.filled()?;
         if let Some(path) = &self.save {
-            let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-            atomic::check_writable(folder.unwrap_or(Path::new(".")))?;
-            out::new_file(path, true)?;
+            out::new_file(path, self.force)?;
         }
         let cancel = cancel_on_interrupt();
         let begun = self.journal.as_deref().is_some_and(|folder| History::check_there(folder).is_err());

@@ -255,6 +255,10 @@ fn an_edit_is_shown_saved_used_and_exported() {
     };
     let after = format!("{asked}{}", report["after"]["text"].as_str().unwrap());
     assert_eq!(text(&model, &["--patch", &patch]), after.trim_end());
+    // The next edit does not take its place unasked, and the model is not opened in vain.
+    let again = |more: &[&'static str]| [&["edit", "/absent", "--plugin", &plugin], &edit[..6], &params, more].concat();
+    assert!(refused(&again(&[]), 2, "output-exists").contains("--force"));
+    refused(&again(&["--force"]), 4, "model-missing");
     assert_eq!(run(&["export", &model, "--patch", &patch, "--out", &exported]).status.code(), Some(0));
     assert_eq!(text(&exported, &[]), after.trim_end());
     refused(&["ask", &exported, asked, "--patch", &patch], 4, "patch-base");

@@ -45,7 +45,8 @@ pub(super) struct Inspect {
     /// Where the check runs: `cpu`, `cuda` or `cuda:N`.
     #[arg(long, default_value = "cpu")]
     device: Device,
-    /// Draw the anatomy as one web page that needs nothing else; an older file is replaced.
+    /// Draw the anatomy as one web page that needs nothing else; an older file is replaced, a FIFO or a character
+    /// device is written into.
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
     /// Print JSON.

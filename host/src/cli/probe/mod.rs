@@ -57,7 +57,7 @@ pub(super) struct Probe {
     patches: Vec<PathBuf>,
     #[command(flatten)]
     makers: Makers,
-    /// The file to write.
+    /// The file to write. A FIFO or a character device is written into.
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
     /// Replace the file that `--out` names.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use super::data::Lessons;
 use super::settings::TrainSettings;
+use crate::base::atomic::{self, There};
 use crate::base::{Error, Result};
 use crate::data;
 use crate::experiment::codes;
@@ -81,10 +82,18 @@ impl TrainPlan {
                     let text = format!("{place}: another method's artefact is written to `{}` too", path.display());
                     return Err(Error::new(&codes::CONFIG_VALUE, text));
                 }
-                if path.exists() && !replace {
-                    let text = format!("{place}: `{}` is there already", path.display());
-                    return Err(Error::new(&codes::ARTEFACT_EXISTS, text)
-                        .help("add `--force` to replace it once the training is done, or name another file"));
+                let refuse = |what: &str, help: &str| {
+                    let text = format!("{place}: `{}` is {what}", path.display());
+                    Err(Error::new(&codes::ARTEFACT_EXISTS, text).help(help))
+                };
+                match atomic::there(path) {
+                    There::File if !replace => refuse(
+                        "there already",
+                        "add `--force` to replace it once the training is done, or name another file",
+                    )?,
+                    There::Folder => refuse("a folder", "name a file")?,
+                    There::Other => refuse("a socket or a block device", "name a file")?,
+                    There::Nothing | There::File | There::Stream => {}
                 }
             }
             learners.push(Learner { index, label, library, described, file, destination: method.artefact.clone() });
@@ -103,7 +112,11 @@ impl TrainPlan {
     /// That the places which results are written to can be.
     pub(super) fn check_places(&self) -> Result<()> {
         for path in self.learners.iter().filter_map(|learner| learner.destination.as_deref()) {
-            crate::base::atomic::check_writable(path.parent().unwrap_or(path))?;
+            // The folder may be yet to be made.
+            match path.parent().filter(|_| atomic::there(path) == There::Nothing) {
+                Some(folder) => atomic::check_writable(folder)?,
+                None => atomic::check_place(path)?,
+            }
         }
         Folder::check(&self.train.out)
     }

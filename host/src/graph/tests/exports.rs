@@ -76,7 +76,7 @@ fn an_export_overwrites_nothing_and_a_failed_one_leaves_nothing() {
     }
     // The data file vanishes under the export, when the folder beside is made already.
     std::fs::remove_file(base.join("model.onnx.data")).unwrap();
-    assert_eq!(code(export(&graph, &[], &target)), "file-read");
+    assert_eq!(code(export(&graph, &[], &target)), "file-missing");
     assert_eq!(names(folder.path()), ["base"]);
     let graph = Graph::load(&zoo("torchscript-nomask")).unwrap();
     assert_eq!(code(export(&graph, &[], &base)), "export-exists");
