@@ -26,6 +26,6 @@ mod training;
 
 pub use columns::Columns;
 pub use parts::{
-    Anatomy, Axes, CachePort, Cached, Embedding, Inputs, NormFacts, Shaping, SiteEdge, Storage, WeightEdge,
+    Anatomy, Axes, CachePort, Cached, Embedding, Fixed, Inputs, NormFacts, Shaping, SiteEdge, Storage, WeightEdge,
 };
 pub use table::{Kind, Port, Row, Table};

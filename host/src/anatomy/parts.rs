@@ -26,7 +26,7 @@ pub struct Anatomy {
     pub d_head: usize,
     /// The number of rows of the embedding.
     pub vocab: usize,
-    /// The number of rows of a learned position embedding, where there is one.
+    /// The number of rows of a learned position embedding, or of positions that the file fixes, where there is one.
     pub context: Option<usize>,
     /// What the last norm adds to the mean square.
     pub epsilon: Option<f32>,
@@ -65,6 +65,29 @@ pub struct Inputs {
     pub idle: Vec<String>,
     /// Cached keys and values, in the order of the graph; empty where the graph has none.
     pub cache: Vec<CachePort>,
+    /// How many rows, and how many positions, a batch must have, where the file fixes that.
+    pub fixed: [Option<Fixed>; 2],
+}
+
+/// An extent that a file fixes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fixed {
+    /// The input that says so.
+    pub input: String,
+    /// The extent.
+    pub extent: usize,
+}
+
+impl Inputs {
+    /// How many rows a batch must have, if that is fixed.
+    pub fn rows(&self) -> Option<usize> {
+        self.fixed[0].as_ref().map(|fixed| fixed.extent)
+    }
+
+    /// How many positions the longest row of a batch must have, if that is fixed.
+    pub fn positions_of_rows(&self) -> Option<usize> {
+        self.fixed[1].as_ref().map(|fixed| fixed.extent)
+    }
 }
 
 /// What is cached.

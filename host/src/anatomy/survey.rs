@@ -211,6 +211,9 @@ fn read(view: &View<'_>, draft: &mut Draft) -> Result<()> {
         draft.weight(WeightRef::Positions, table.weight(evidence));
     }
     draft.anatomy.inputs = inputs::read(view, &linears, &embedding, draft.anatomy.layers)?;
+    if let Some(extent) = draft.anatomy.inputs.positions_of_rows() {
+        draft.anatomy.context = Some(draft.anatomy.context.map_or(extent, |context| context.min(extent)));
+    }
     Ok(())
 }
 

@@ -106,6 +106,9 @@ impl Rig {
         let used = used.chain(self.splices.iter().flat_map(|graft| graft.touched()));
         let branched = self.branches.iter().filter(|(_, b)| *b == Branch::LowRank).map(|(weight, _)| *weight);
         let branched = branched.chain(self.slots.iter().map(|branch| touched(*branch).1));
+        // Logits are gathered by row and position, and so is what the unembedding reads.
+        let used = used.chain(self.logits.then_some([Site::Logits, Site::LnFinal]).into_iter().flatten());
+        let branched = branched.chain(self.logits.then_some(WeightRef::Unembedding));
         match arrange(graph, anatomy, used, branched)? {
             Some((graph, anatomy)) => self.put(&graph, &anatomy, &slots),
             None => self.put(graph, anatomy, &slots),

@@ -56,6 +56,8 @@ impl Values {
                 _ if value.is_empty() => &mut hasher,
                 DType::F32 => hasher.part(value.as_f32()?.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>()),
                 DType::F16 => hasher.part(value.as_f16()?.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>()),
+                DType::I32 => hasher.part(value.as_i32()?.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>()),
+                DType::Bool => hasher.part(value.as_bool()?.iter().map(|v| u8::from(*v)).collect::<Vec<u8>>()),
                 _ => hasher.part(value.as_i64()?.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>()),
             };
         }

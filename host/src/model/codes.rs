@@ -3,7 +3,8 @@
 use crate::base::codes;
 
 codes! {
-    Model MODEL_DTYPE "model-dtype" "A weight of the model has an element type that is not computed with. \
+    Model MODEL_DTYPE "model-dtype" "A weight of the model has an element type that is not computed with, \
+        or an input one that is not fed: token ids, mask and positions are int64, int32, bool, float32 or float16. \
         Models in float32 and float16 run everywhere, and those that mix the two. bfloat16 runs on CUDA alone, since \
         ONNX Runtime has no operators for it on a CPU: export such a model in float32 (`model.float()` in PyTorch), which \
         holds every bfloat16 number exactly.";
@@ -11,6 +12,10 @@ codes! {
     Config ROW_TOO_LONG "row-too-long" "A text has more tokens than the model's context, or than that of a network which a \
         method lets answer (the rows of its table of positions, or what the `config.json` beside it says). Shorten the \
         prompt, the target or the context prefixes, and what a method puts before a prompt.";
+    Config ROW_EXTENT "row-extent" "The model was exported for rows of one shape alone: an input has a number where others \
+        have a symbol for the batch or the sequence, and the rows that were given, or that a method made, do not have \
+        that shape. A text cannot be continued on a fixed sequence at all. Export the model with dynamic axes \
+        (`dynamic_axes` or `dynamic_shapes` in PyTorch), or give rows of just that shape; the message names the input.";
     Plugin TOKEN_OUTSIDE "token-outside" "A token id is not below the number of rows of the embedding. The runtime may \
         read beyond the table for such an id, so it is refused first. A tokenizer of another model is the usual cause.";
     Config ACTIVE_ROWS "active-rows" "Patches were chosen for another number of rows than the request has. Say nothing \
@@ -24,6 +29,9 @@ codes! {
     Model CACHE_SHAPE "cache-shape" "After a pass the graph gave back cached keys or values of another shape than those \
         of every position so far. A cache that forgets old positions, as some exports of models with a sliding window \
         have, is not read. Export the model with a cache that keeps every position, or without one.";
+    Model LOGITS_SHAPE "logits-shape" "A pass gave logits of another shape than one row of the vocabulary for each place \
+        that was asked for, so the anatomy has taken another edge for the logits. `engraft inspect MODEL --check` shows \
+        more; please report the model's architecture and exporter.";
     Runtime NO_EFFECT "edit-no-effect" "The changes were tried, but the model's probe logits are the same to the bit: \
         the edit does not reach the running model. Nothing was changed. A change so small that it is lost in rounding, \
         or a delta of zeros, is the usual cause. At an export: the weights are kept in fewer bits than float32, and \

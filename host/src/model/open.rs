@@ -16,7 +16,7 @@ use super::module::Modules;
 use super::route::Routes;
 use super::run::feed;
 use super::run::sums::Sums;
-use crate::anatomy::Anatomy;
+use crate::anatomy::{Anatomy, Inputs};
 use crate::base::{Error, Hash, Hasher, Result, atomic};
 use crate::graph::{DType, Graph, Shapes};
 use crate::hooks::{Graft, Values};
@@ -140,7 +140,7 @@ impl Model {
         };
         let shapes = Shapes::infer(&graph)?;
         let anatomy = Anatomy::of(&graph, &shapes)?;
-        check_types(&path, &anatomy, options.device)?;
+        check_types(&path, &graph, &anatomy, options.device)?;
         let texts = !options.without_tokenizer && folder.join("tokenizer.json").is_file();
         let tokenizer = if texts { Some(Tokenizer::open(&folder)?) } else { None };
         if let Some(tokenizer) = &tokenizer {
@@ -185,7 +185,7 @@ impl Model {
     /// `model-dtype`
     pub(super) fn beside(&self, name: &str, graph: Graph, anatomy: Anatomy) -> Result<Self> {
         let path = self.folder.join(name);
-        check_types(&path, &anatomy, self.device)?;
+        check_types(&path, &graph, &anatomy, self.device)?;
         let footprint = Footprint::of(&graph, &anatomy, self.device);
         Ok(Self {
             folder: self.folder.clone(),
@@ -338,8 +338,19 @@ impl Model {
     }
 }
 
-/// Refuses weights of a type that is not computed with on the device.
-fn check_types(path: &Path, anatomy: &Anatomy, device: Device) -> Result<()> {
+/// Refuses inputs of a type that is not fed, and weights of one that is not computed with on the device.
+fn check_types(path: &Path, graph: &Graph, anatomy: &Anatomy, device: Device) -> Result<()> {
+    let Inputs { ids, mask, positions, idle, .. } = &anatomy.inputs;
+    let fed = |dtype| matches!(dtype, DType::I64 | DType::I32 | DType::BOOL | DType::F32 | DType::F16);
+    let filled: Vec<&String> = [ids].into_iter().chain(mask).chain(positions).chain(idle).collect();
+    if let Some(port) = graph.inputs().iter().find(|port| filled.contains(&&port.name) && !fed(port.dtype)) {
+        let text = format!("the input `{}` of `{}` is {}", port.name, path.display(), port.dtype.name());
+        return Err(Error::new(
+            &codes::MODEL_DTYPE,
+            format!("{text}: expected int64, int32, bool, float32 or float16"),
+        )
+        .help("export the model with inputs of int64"));
+    }
     let runs = |dtype| matches!(dtype, DType::F32 | DType::F16) || dtype == DType::BF16 && device != Device::Cpu;
     let Some((weight, place)) = anatomy.weights.iter().find(|(_, w)| !runs(w.dtype)) else { return Ok(()) };
     let found = format!("`{weight}` of `{}` is {}", path.display(), place.dtype.name());

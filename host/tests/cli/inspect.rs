@@ -3,11 +3,12 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use engraft::graph::{Dim, Graph, Patch};
 use onnx_protobuf::{GraphProto, ModelProto, NodeProto, OperatorSetIdProto, ValueInfoProto};
 use protobuf::Message;
 use serde_json::Value;
 
-use super::{EXPORTS, FAMILIES, err, out, repository, run, zoo};
+use super::{EXPORTS, FAMILIES, err, out, refused, repository, run, zoo};
 
 #[test]
 fn anatomies_are_shown_as_text_and_json_and_hold_in_numbers() {
@@ -58,6 +59,38 @@ fn the_ports_of_cached_keys_and_values_are_listed() {
     assert!(ports[5].contains(last["past"].as_str().unwrap()) && ports[5].contains(last["present"].as_str().unwrap()));
     let none: Value = serde_json::from_slice(&run(&["inspect", &zoo("dynamo-mask"), "--json"]).stdout).unwrap();
     assert_eq!(none["anatomy"]["cache"], Value::Array(vec![]));
+}
+
+#[test]
+fn a_model_of_one_shape_is_checked_and_probed_in_that_shape() {
+    let folder = tempfile::tempdir().unwrap();
+    let graph = Graph::load(Path::new(&zoo("dynamo-mask"))).unwrap();
+    let mut patch = Patch::new(&graph);
+    for port in graph.inputs() {
+        let fixed =
+            patch.input(&format!("{}.fixed", port.name), port.dtype, vec![Dim::Known(1), Dim::Known(5)]).unwrap();
+        let same = patch.op("Identity", &[&fixed], &[]).unwrap();
+        patch.shunt(&port.name, &same).unwrap();
+    }
+    let graph = patch.apply().unwrap();
+    fs::write(folder.path().join("model.onnx"), graph.to_bytes().unwrap()).unwrap();
+    for (name, path) in graph.external_paths() {
+        fs::copy(path, folder.path().join(name)).unwrap();
+    }
+    let model = folder.path().display().to_string();
+    let output = run(&["inspect", &model, "--json", "--check"]);
+    assert_eq!(output.status.code(), Some(0), "{}", err(&output));
+    let found: Value = serde_json::from_slice(&output.stdout).unwrap();
+    holds("one shape", &found, 3 + 3 * 13);
+    let rows = folder.path().join("rows.json");
+    let place = rows.display().to_string();
+    let probe = ["probe", &model, "--ids", &place, "--nll", "3"];
+    // One row after the other, where the file takes one.
+    fs::write(&rows, "[[1, 2, 3, 4, 5], [6, 7, 8, 9, 10]]").unwrap();
+    assert_eq!(run(&probe).status.code(), Some(0));
+    fs::write(&rows, "[[1, 2, 3, 4]]").unwrap();
+    let error = refused(&probe, 3, "row-extent");
+    assert!(error.contains("input_ids.fixed` was exported for exactly 5 tokens"), "{error}");
 }
 
 /// Every identity holds, of so many at least, and every sampled gradient is its difference.
@@ -157,5 +190,5 @@ fn the_picture_holds_every_part_and_nothing_from_elsewhere() {
             assert_eq!(opened, text.matches(&format!("</{element}>")).count(), "{element}");
         }
     }
-    super::refused(&["inspect", "/absent", "--html", &format!("{html}/x")], 3, "folder-not-writable");
+    refused(&["inspect", "/absent", "--html", &format!("{html}/x")], 3, "folder-not-writable");
 }

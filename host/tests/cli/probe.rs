@@ -244,38 +244,40 @@ fn the_output_is_checked_before_anything_runs_and_an_old_file_stays() {
 #[test]
 fn the_tokenizer_is_found_around_a_graph_in_a_folder_of_its_own() {
     let folder = tempfile::tempdir().unwrap();
-#[test]
-fn a_result_goes_into_a_fifo_or_a_device_and_never_takes_its_place() {
-    let folder = tempfile::tempdir().unwrap();
-    let rows = written(folder.path(), "rows.json", "[[1, 2]]");
-    let (fifo, model) = (folder.path().join("fifo"), zoo("dynamo-mask"));
-    assert!(std::process::Command::new("mkfifo").arg(&fifo).status().unwrap().success());
-    let is_fifo = || fs::symlink_metadata(&fifo).unwrap().file_type().is_fifo();
-    let place = fifo.display().to_string();
-    let probe = ["probe", &model, "--ids", &rows, "--tap=logits", "--out", &place];
-    let inspect = ["inspect", &model, "--html", &place];
-    for (args, begins) in [(&probe[..], None), (&inspect[..], Some("<!doctype html>"))] {
-        let from = fifo.clone();
-        let reader = std::thread::spawn(move || fs::read(from).unwrap());
-        let output = run(args);
-        assert_eq!(output.status.code(), Some(0), "{}", err(&output));
-        let read = reader.join().unwrap();
-        match begins {
-            Some(begins) => assert!(String::from_utf8_lossy(&read).to_lowercase().starts_with(begins)),
-            None => assert_eq!(SafeTensors::deserialize(&read).unwrap().tensor("logits").unwrap().shape(), [1, 2, 128]),
+    #[test]
+    fn a_result_goes_into_a_fifo_or_a_device_and_never_takes_its_place() {
+        let folder = tempfile::tempdir().unwrap();
+        let rows = written(folder.path(), "rows.json", "[[1, 2]]");
+        let (fifo, model) = (folder.path().join("fifo"), zoo("dynamo-mask"));
+        assert!(std::process::Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+        let is_fifo = || fs::symlink_metadata(&fifo).unwrap().file_type().is_fifo();
+        let place = fifo.display().to_string();
+        let probe = ["probe", &model, "--ids", &rows, "--tap=logits", "--out", &place];
+        let inspect = ["inspect", &model, "--html", &place];
+        for (args, begins) in [(&probe[..], None), (&inspect[..], Some("<!doctype html>"))] {
+            let from = fifo.clone();
+            let reader = std::thread::spawn(move || fs::read(from).unwrap());
+            let output = run(args);
+            assert_eq!(output.status.code(), Some(0), "{}", err(&output));
+            let read = reader.join().unwrap();
+            match begins {
+                Some(begins) => assert!(String::from_utf8_lossy(&read).to_lowercase().starts_with(begins)),
+                None => {
+                    assert_eq!(SafeTensors::deserialize(&read).unwrap().tensor("logits").unwrap().shape(), [1, 2, 128])
+                }
+            }
+            assert!(is_fifo());
         }
-        assert!(is_fifo());
+        // No reader is waited for: what is refused is refused before anything is opened.
+        refused(&["export", &model, "--out", &place], 2, "export-exists");
+        let _listener = std::os::unix::net::UnixListener::bind(folder.path().join("socket")).unwrap();
+        let socket = folder.path().join("socket").display().to_string();
+        let error = refused(&["probe", &model, "--ids", &rows, "--tap=logits", "--out", &socket], 2, "output-exists");
+        assert!(error.contains("is a socket") && is_fifo(), "{error}");
+        let output = run(&["probe", &model, "--ids", &rows, "--tap=logits", "--out", "/dev/null"]);
+        assert_eq!(output.status.code(), Some(0), "{}", err(&output));
+        assert!(!fs::metadata("/dev/null").unwrap().is_file());
     }
-    // No reader is waited for: what is refused is refused before anything is opened.
-    refused(&["export", &model, "--out", &place], 2, "export-exists");
-    let _listener = std::os::unix::net::UnixListener::bind(folder.path().join("socket")).unwrap();
-    let socket = folder.path().join("socket").display().to_string();
-    let error = refused(&["probe", &model, "--ids", &rows, "--tap=logits", "--out", &socket], 2, "output-exists");
-    assert!(error.contains("is a socket") && is_fifo(), "{error}");
-    let output = run(&["probe", &model, "--ids", &rows, "--tap=logits", "--out", "/dev/null"]);
-    assert_eq!(output.status.code(), Some(0), "{}", err(&output));
-    assert!(!fs::metadata("/dev/null").unwrap().is_file());
-}
 
     let (model, atlas) = (folder.path().join("onnx"), PathBuf::from(atlas()));
     fs::create_dir(&model).unwrap();

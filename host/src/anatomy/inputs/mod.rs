@@ -10,9 +10,10 @@ use std::collections::HashSet;
 use super::codes;
 use super::ends::Embedding;
 use super::look::view::View;
-use super::parts::Inputs;
+use super::parts::{Fixed, Inputs};
 use super::pieces::linear::Linears;
 use crate::base::{Error, Result};
+use crate::graph::DType;
 use sense::Sense;
 
 /// Names the inputs.
@@ -37,6 +38,11 @@ pub(super) fn read<'g>(
         let (place, what) = if table || flat && turns(view, &input.name) {
             (&mut found.positions, "give positions")
         } else if flat && masks(view, linears, embedding, &input.name) {
+            if input.dtype.is_float() && adds(view, &input.name) {
+                let text = format!("the mask `{}` is added to scores as it is", input.name);
+                return Err(Error::new(&codes::INPUT_UNREAD, text)
+                    .help("export the model with a mask that is 1 where a token is and 0 in the padding"));
+            }
             (&mut found.mask, "feed only the attention mask")
         } else {
             unread.push(input);
@@ -54,6 +60,7 @@ pub(super) fn read<'g>(
     found.cache = cache::read(view, layers, &unread)?;
     unread.retain(|input| found.cache.iter().all(|port| port.past != input.name));
     if unread.is_empty() {
+        found.fixed = fixed(view, &found);
         return Ok(found);
     }
     Err(unread::problem(view, linears, embedding, &unread))
@@ -70,6 +77,39 @@ fn unlike(mask: &str, sense: Sense) -> Result<()> {
     let advice =
         "export the decoder with a mask of that kind, turned around or scaled inside where the model wants another";
     Err(Error::new(&codes::INPUT_UNREAD, text).help(advice))
+}
+
+/// The extents that the file fixes for a batch. Beside a cache, a mask is as long as what is cached, too.
+fn fixed(view: &View<'_>, found: &Inputs) -> [Option<Fixed>; 2] {
+    let ports = view.graph.inputs();
+    let read = [Some(&found.ids), found.positions.as_ref(), found.mask.as_ref()].into_iter().flatten();
+    let read: Vec<_> = read.chain(&found.idle).filter_map(|name| ports.iter().find(|p| p.name == *name)).collect();
+    [0, 1].map(|axis| {
+        let whole = |name: &str| axis == 0 || found.cache.is_empty() || found.ids == name;
+        read.iter().filter(|port| whole(&port.name)).find_map(|port| {
+            let extent = port.dims.as_ref()?.get(axis)?.known()?;
+            Some(Fixed { input: port.name.clone(), extent })
+        })
+    })
+}
+
+/// True if a mask of floats is added to something as it is: then a token is not 1.
+fn adds(view: &View<'_>, input: &str) -> bool {
+    const MOVES: [&str; 9] =
+        ["Identity", "Cast", "Unsqueeze", "Squeeze", "Reshape", "Expand", "Slice", "Transpose", "Tile"];
+    let mut stack = vec![input.to_owned()];
+    while let Some(edge) = stack.pop() {
+        for (node, slot) in view.readers(&edge) {
+            let float = |to: i64| i32::try_from(to).is_ok_and(|to| DType(to).is_float());
+            if node.is("Add") || node.is("Attention") && slot == 3 {
+                return true;
+            }
+            if slot == 0 && MOVES.iter().any(|op| node.is(op)) && node.int("to").is_none_or(float) {
+                stack.push(node.output(0).to_owned());
+            }
+        }
+    }
+    false
 }
 
 /// True if an input's values reach the angles of a rotary embedding: a sine, rows of a table that holds sines, or the

@@ -3,7 +3,8 @@
 //!
 //! All nudges of a model share two programs: one for the gradients, and one forward pass with an addition at each
 //! drawn site and a trial change of each drawn weight, zero but for the one that is nudged. The loss is the mean over
-//! two rows of different length of the likelihood of a token after the last position, summed in double precision.
+//! two rows of different length (as many as the file fixes, where it does) of the likelihood of a token after the last
+//! position, summed in double precision.
 
 use engraft_plugin_api::{
     BlockSite, Change, Delta, GradientRequest, Place, Poke, RunRequest, Site, Tap, Tensor, Term, WeightRef, Wrt,
@@ -113,9 +114,10 @@ struct Probe<'m> {
 impl<'m> Probe<'m> {
     fn draw(model: &'m Model, rng: &mut ChaCha8Rng, cancel: &'m Cancel) -> Self {
         let anatomy = model.anatomy();
-        let longest = anatomy.context.unwrap_or(8).clamp(1, 8);
+        let longest = anatomy.inputs.positions_of_rows().unwrap_or(anatomy.context.unwrap_or(8).clamp(1, 8));
+        let shorter = (1..anatomy.inputs.rows().unwrap_or(2)).map(|_| longest.div_ceil(2));
         let mut tokens = |n: usize| (0..n).map(|_| rng.random_range(0..anatomy.vocab as u32)).collect::<Vec<u32>>();
-        let rows = vec![tokens(longest), tokens(longest.div_ceil(2))];
+        let rows: Vec<_> = [longest].into_iter().chain(shorter).map(&mut tokens).collect();
         Self { model, targets: tokens(rows.len()), rows, grain: Grain::of(model), cancel }
     }
 

@@ -159,15 +159,16 @@ fn share(deviation: &Deviation) -> f32 {
     if share.is_nan() { f32::INFINITY } else { share }
 }
 
-/// Runs two rows of token ids spread over the vocabulary.
+/// Runs rows of token ids spread over the vocabulary: two, unless the file fixes how many.
 fn check(model: &Model, cancel: &Cancel) -> Result<Vec<Deviation>> {
     let anatomy = model.anatomy();
-    let length = anatomy.context.unwrap_or(16).min(16);
+    let length = anatomy.inputs.positions_of_rows().unwrap_or(anatomy.context.unwrap_or(16).min(16));
+    let n = anatomy.inputs.rows().unwrap_or(2);
     let row = |salt: usize| (0..length).map(|i| ((i * 7919 + salt) % anatomy.vocab) as u32).collect::<Vec<u32>>();
-    let rows = vec![row(1), row(4242)];
+    let rows: Vec<_> = (0..n).map(|i| row(1 + i * 4241)).collect();
     let flat = rows.concat().into_iter().map(i64::from).collect();
-    let tokens = Tensor::i64([2, length], flat)?;
-    let positions = Tensor::i64([2, length], (0..2).flat_map(|_| 0..length as i64).collect())?;
+    let tokens = Tensor::i64([n, length], flat)?;
+    let positions = Tensor::i64([n, length], (0..n).flat_map(|_| 0..length as i64).collect())?;
     let run = |overwrites: &[Poke], sites: &[Site]| {
         let taps = sites.iter().map(|&site| Tap { site, places: None }).collect();
         let request = RunRequest { rows: rows.clone(), taps, overwrites: overwrites.to_vec(), ..RunRequest::default() };

@@ -38,7 +38,7 @@ impl Job<'_> {
     /// Runs everything; `progress` hears how many rows are done.
     pub(super) fn run(&self, progress: &dyn Fn(usize, usize)) -> Result<Done> {
         let mut done = Done::default();
-        for part in parts(self.rows) {
+        for part in parts(self.rows, self.model.anatomy().inputs.rows()) {
             self.cancel.check()?;
             let first = part.start;
             self.forward(part.clone(), &mut done)?;
@@ -152,8 +152,11 @@ impl Job<'_> {
     }
 }
 
-/// Consecutive rows that are run at once.
-fn parts(rows: &[Vec<u32>]) -> Vec<Range<usize>> {
+/// Consecutive rows that are run at once: as many as a batch must have, if that is fixed.
+fn parts(rows: &[Vec<u32>], fixed: Option<usize>) -> Vec<Range<usize>> {
+    if let Some(fixed) = fixed.filter(|&fixed| fixed > 0) {
+        return (0..rows.len()).step_by(fixed).map(|first| first..(first + fixed).min(rows.len())).collect();
+    }
     let mut parts: Vec<Range<usize>> = Vec::new();
     let mut widest = 0;
     for (i, row) in rows.iter().enumerate() {
@@ -194,7 +197,8 @@ mod tests {
     #[test]
     fn rows_are_run_in_parts_that_fit_and_none_is_lost() {
         let rows: Vec<Vec<u32>> = [700, 700, 600, 1, 3000, 5].iter().map(|&n| vec![0; n]).collect();
-        assert_eq!(parts(&rows), [0..2, 2..4, 4..5, 5..6]);
+        assert_eq!(parts(&rows, None), [0..2, 2..4, 4..5, 5..6]);
+        assert_eq!(parts(&rows, Some(4)), [0..4, 4..6]);
     }
 
     #[test]

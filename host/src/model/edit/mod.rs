@@ -336,7 +336,10 @@ impl Model {
         };
         row.truncate(context);
         let end = prompt.clamp(1, row.len().max(1)) - 1;
-        Ok(RunRequest { rows: vec![row], prompt_ends: vec![end], ..RunRequest::default() })
+        // What a file fixes is filled up behind the text, where no position before it is changed, and with equal rows.
+        row.resize(a.inputs.positions_of_rows().unwrap_or(row.len()), 0);
+        let rows = a.inputs.rows().unwrap_or(1);
+        Ok(RunRequest { rows: vec![row; rows], prompt_ends: vec![end; rows], ..RunRequest::default() })
     }
 }
 

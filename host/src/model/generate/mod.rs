@@ -13,13 +13,14 @@ mod voices;
 
 use std::collections::BTreeMap;
 
-use engraft_plugin_api::GenerateRequest;
+use engraft_plugin_api::{GenerateRequest, Tensor};
 use serde::Serialize;
 
 use super::codes;
 use super::open::Model;
 use super::route::{Way, mixed};
 use super::run::Seen;
+use super::run::batch::unfit;
 use super::run::visible::{View, Visible};
 use crate::base::{Cancel, Error, Result};
 use crate::runtime::Tokenizer;
@@ -144,6 +145,10 @@ impl Model {
         let row = |(ids, way): (&Vec<u32>, Way)| Row { way: way.clone(), ..Row::reading(way.prompt(ids).to_vec()) };
         let mut rows: Vec<Row> = request.rows.iter().zip(ways).map(row).collect();
         let context = self.anatomy().context.unwrap_or(usize::MAX);
+        let own = request.max_new > 0 && rows.iter().any(|row| !row.way.is_away());
+        if let Some(fixed) = self.anatomy().inputs.fixed[1].as_ref().filter(|_| own) {
+            return Err(unfit(fixed, "tokens a row", "so that a text cannot be continued"));
+        }
         let full = |row: &&Row| row.ids.len() >= context && request.max_new > 0 && !row.way.is_away();
         if let Some(full) = rows.iter().find(full) {
             let whose = full.way.method().map_or_else(String::new, |method| format!(" that `{method}` made"));
@@ -169,10 +174,7 @@ impl Model {
                 let mut still = Vec::with_capacity(running.len());
                 for (number, &r) in running.iter().enumerate() {
                     let vocab = self.anatomy().vocab;
-                    let line = match &logits {
-                        Some(logits) => Some(&logits.as_f32()?[number * vocab..(number + 1) * vocab]),
-                        None => None,
-                    };
+                    let line = logits.as_ref().map(|logits| line_of(logits, number, vocab)).transpose()?;
                     let row = &mut rows[r];
                     let both = row.way.delegate().zip(said.get(&r)).map(|(d, other)| mixed(line, other, d.mix));
                     let token = choose::choose(both.as_deref().or(line).unwrap_or(&[]), &request.decoding, r, step)?;
@@ -215,6 +217,17 @@ impl Model {
         }
         by_length.into_values().collect()
     }
+}
+
+/// The logits of one row.
+///
+/// # Errors
+/// `logits-shape`
+fn line_of(logits: &Tensor, number: usize, vocab: usize) -> Result<&[f32]> {
+    logits.as_f32()?.get(number * vocab..(number + 1) * vocab).ok_or_else(|| {
+        let text = format!("the logits are {:?}, expected a row of {vocab} for each text", logits.shape());
+        Error::new(&codes::LOGITS_SHAPE, text)
+    })
 }
 
 /// The texts that end a row.

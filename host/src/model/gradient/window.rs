@@ -68,6 +68,10 @@ impl Model {
         if let Some(known) = self.causal.get() {
             return Ok(*known);
         }
+        // Rows of a fixed shape are kept whole.
+        if self.anatomy().inputs.fixed.iter().any(Option::is_some) {
+            return Ok(*self.causal.get_or_init(|| false));
+        }
         let token = |i: usize| (i % self.anatomy().vocab) as u32;
         let rows = vec![vec![token(1), token(2), token(3)], vec![token(1), token(2), token(4)]];
         let logits = (0..2).flat_map(|pos| (0..2).map(move |row| Place { row, pos })).collect();

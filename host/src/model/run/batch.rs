@@ -2,7 +2,9 @@
 //! and with nothing cached where it takes cached keys and values.
 
 use engraft_plugin_api::Tensor;
+use half::f16;
 
+use crate::anatomy::Fixed;
 use crate::base::{Error, Result};
 use crate::graph::DType;
 use crate::hooks::{Name, Values};
@@ -14,13 +16,19 @@ impl Model {
     /// Checks rows and pads them to the longest.
     ///
     /// # Errors
-    /// `row-empty`, `row-too-long` or `token-outside`
+    /// `row-empty`, `row-extent`, `row-too-long` or `token-outside`
     pub(in crate::model) fn batch(&self, rows: &[Vec<u32>]) -> Result<Values> {
         let anatomy = self.anatomy();
         if rows.is_empty() || rows.iter().any(Vec::is_empty) {
             return Err(Error::new(&codes::ROW_EMPTY, "a row of tokens is empty"));
         }
         let longest = rows.iter().map(Vec::len).max().unwrap_or(0);
+        let found = [(rows.len(), "rows"), (longest, "tokens in the longest row")];
+        for (fixed, (found, what)) in anatomy.inputs.fixed.iter().zip(found) {
+            if let Some(fixed) = fixed.as_ref().filter(|fixed| fixed.extent != found) {
+                return Err(unfit(fixed, what, &format!("found {found}")));
+            }
+        }
         if let Some(context) = anatomy.context.filter(|&c| longest > c) {
             let text = format!("a row of {longest} tokens is longer than the model's context of {context}");
             return Err(Error::new(&codes::ROW_TOO_LONG, text));
@@ -58,7 +66,7 @@ impl Model {
         Ok(values)
     }
 
-    /// Whole numbers in the type that an input of the graph has: int64, or int32 or bool in some exports.
+    /// Whole numbers in the type that an input of the graph has: int64, or in some exports int32, bool or floats.
     ///
     /// # Errors
     /// If the runtime does not take them.
@@ -67,9 +75,18 @@ impl Model {
         match port.map_or(DType::I64, |port| port.dtype) {
             DType::I32 => Value::from_tensor(&Tensor::i64(shape, numbers)?, runtime::DType::I32),
             DType::BOOL => Value::from_tensor(&Tensor::i64(shape, numbers)?, runtime::DType::Bool),
+            DType::F32 => Value::f32(shape, numbers.into_iter().map(|n| n as f32).collect()),
+            DType::F16 => Value::f16(shape, numbers.into_iter().map(|n| f16::from_f32(n as f32)).collect()),
             _ => Value::i64(shape, numbers),
         }
     }
+}
+
+/// The error of rows that do not have an extent that the file fixes.
+pub(in crate::model) fn unfit(Fixed { input, extent }: &Fixed, what: &str, found: &str) -> Error {
+    let text = format!("`{input}` was exported for exactly {extent} {what}, {found}");
+    Error::new(&codes::ROW_EXTENT, text)
+        .help("export the model with dynamic axes for batch and sequence, or give it rows of just that shape")
 }
 
 /// A value without any number in it.

@@ -3,7 +3,7 @@
 //! `batch` pads rows, `feed` turns the sum of patches into inputs, `visible` tells which patches each row of a request
 //! sees, `sums` holds what cannot be gated, and `split` runs rows apart that cannot share a batch.
 
-mod batch;
+pub(in crate::model) mod batch;
 pub(in crate::model) mod feed;
 mod split;
 pub(in crate::model) mod sums;

@@ -5,6 +5,7 @@ mod arranged;
 mod case;
 mod delegates;
 mod halves;
+mod inputs;
 mod intercepted;
 mod journals;
 mod lean;
@@ -446,27 +447,4 @@ fn scores_with_heads_and_rows_in_one_axis_are_cut_to_no_window() {
         GradientRequest { terms: nll(&rows), rows, adds, wrt: vec![Wrt::Add(0)], ..GradientRequest::default() };
     let [a, b] = [plain, other].map(|model| model.gradient(&request).unwrap().gradients.remove(0).remove(0));
     assert!(relative(a.as_f32().unwrap(), b.as_f32().unwrap()) < 1e-5);
-}
-
-#[test]
-fn narrower_integers_are_fed_where_the_graph_asks_for_them() {
-    let whole = rows().into_iter().find(|row| row.name == "llama-torchscript-cache").unwrap().folder;
-    let graph = Graph::load(&whole).unwrap();
-    let mut patch = Patch::new(&graph);
-    // The wide ones stay, and nothing reads them.
-    for name in ["input_ids", "attention_mask", "position_ids"] {
-        let dims = ["rows", "columns"].map(|axis| Dim::symbol(&format!("{name}.{axis}"))).into();
-        let narrow = patch.input(&format!("{name}32"), DType::I32, dims).unwrap();
-        let to = [("to", Attr::Int(i64::from(DType::I64.0)))];
-        let cast = patch.op("Cast", &[&narrow], &to).unwrap();
-        patch.shunt(name, &cast).unwrap();
-    }
-    let folder = tempfile::tempdir().unwrap();
-    patch.apply().unwrap().save(&folder.path().join("model.onnx")).unwrap();
-    let request = GenerateRequest { rows: vec![vec![5, 9, 11, 2], vec![7]], max_new: 5, ..GenerateRequest::default() };
-    let said = [whole.as_path(), folder.path()].map(|folder| {
-        let model = Model::open(folder, &runtime::for_tests(), &OpenOptions::default()).unwrap();
-        (model.anatomy().inputs.idle.len(), model.generate(&request).unwrap())
-    });
-    assert_eq!((said[0].0, said[1].0, &said[0].1), (0, 3, &said[1].1));
 }
