@@ -32,7 +32,7 @@ mod untranspose;
 pub use constant::Constant;
 pub use container::{Dim, Graph, Port};
 pub use dump::dump;
-pub use files::{ExternalFiles, export, export_with};
+pub use files::{Beside, ExternalFiles, export, export_with};
 pub use index::Index;
 pub use initializer::{Initializer, Location};
 pub use node::{Attr, DType, Node};

@@ -381,15 +381,18 @@ fn prefixes(folder: &Path) -> Result<Vec<String>> {
     if !path.is_file() {
         return Ok(Vec::new());
     }
-    serde_json::from_slice(&atomic::read_bytes(&path)?).map_err(|e| {
+    serde_json::from_slice(atomic::unmarked(&atomic::read_bytes(&path)?)).map_err(|e| {
         let text = format!("`{}` is not a list of strings", path.display());
         Error::new(&crate::base::codes::FILE_READ, text).because(e)
     })
 }
 
-/// The corpus that `engraft.json` of a model folder names, relative to the folder.
+/// The file of a model folder that holds engraft's own settings: `corpus`, the text for statistics, relative to it.
+pub(super) const SETTINGS: &str = "engraft.json";
+
+/// The corpus that a model folder names.
 fn default_corpus(folder: &Path) -> Option<PathBuf> {
-    let bytes = std::fs::read(folder.join("engraft.json")).ok()?;
-    let text: serde_json::Value = serde_json::from_slice(&bytes).ok()?;
-    text.get("corpus")?.as_str().map(|c| folder.join(c))
+    let bytes = std::fs::read(folder.join(SETTINGS)).ok()?;
+    let settings: serde_json::Value = serde_json::from_slice(atomic::unmarked(&bytes)).ok()?;
+    settings.get("corpus")?.as_str().map(|corpus| folder.join(corpus))
 }

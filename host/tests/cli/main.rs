@@ -261,6 +261,11 @@ fn an_edit_is_shown_saved_used_and_exported() {
     refused(&again(&["--force"]), 4, "model-missing");
     assert_eq!(run(&["export", &model, "--patch", &patch, "--out", &exported]).status.code(), Some(0));
     assert_eq!(text(&exported, &[]), after.trim_end());
+    // Statistics of the export are of the text that the model names.
+    let settings: Value =
+        serde_json::from_slice(&fs::read(Path::new(&exported).join("engraft.json")).unwrap()).unwrap();
+    let corpus = repository().join("examples/atlas/corpus.txt").canonicalize().unwrap();
+    assert_eq!(settings["corpus"].as_str(), corpus.to_str());
     refused(&["ask", &exported, asked, "--patch", &patch], 4, "patch-base");
     refused(
         &["edit", &model, "--plugin", &plugin, "--prompt", "x", "--target", "y", "--param", "layr=0"],

@@ -56,11 +56,20 @@ pub fn export(graph: &Graph, replaced: &[Initializer], target: &Path) -> Result<
     export_with(graph, replaced, &[], target)
 }
 
-/// As [`export`], with copies of the files `beside` (a tokenizer, a configuration) in the folder.
+/// A file beside the graph of an export, by its name in the folder.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Beside {
+    /// A copy of a file.
+    Copy(PathBuf, PathBuf),
+    /// A file of these bytes.
+    Bytes(PathBuf, Vec<u8>),
+}
+
+/// As [`export`], with other files (a tokenizer, a configuration) in the folder.
 ///
 /// # Errors
 /// As [`export`].
-pub fn export_with(graph: &Graph, replaced: &[Initializer], beside: &[PathBuf], target: &Path) -> Result<()> {
+pub fn export_with(graph: &Graph, replaced: &[Initializer], beside: &[Beside], target: &Path) -> Result<()> {
     let free = match fs::symlink_metadata(target) {
         Ok(_) => fs::read_dir(target).is_ok_and(|mut entries| entries.next().is_none()),
         Err(_) => true,
@@ -77,9 +86,10 @@ pub fn export_with(graph: &Graph, replaced: &[Initializer], beside: &[PathBuf], 
     // A folder in the private one, so that it has the usual permissions.
     let folder = holder.path().join("model");
     fs::create_dir(&folder).map_err(failed)?;
-    for from in beside {
-        if let Some(name) = from.file_name() {
-            copy(from, &folder.join(name))?;
+    for file in beside {
+        match file {
+            Beside::Copy(name, from) => copy(from, &folder.join(name))?,
+            Beside::Bytes(name, bytes) => atomic::write_bytes(&folder.join(name), bytes)?,
         }
     }
     fill(out, replaced, &folder)?;

@@ -115,11 +115,12 @@ fn map(path: &Path, tensor: &str) -> Result<Mmap> {
         let text = format!("the data file `{}` of the tensor `{tensor}` cannot be read", path.display());
         Error::new(&codes::DATA_MISSING, text).because(e)
     };
-    let file = File::open(path).map_err(fail)?;
-    if !file.metadata().map_err(fail)?.is_file() {
+    // To open a FIFO is to wait for who writes to it.
+    if !path.metadata().map_err(fail)?.is_file() {
         let text = format!("the data file `{}` of the tensor `{tensor}` is not a file", path.display());
-        return Err(Error::new(&codes::DATA_MISSING, text));
+        return Err(Error::new(&codes::DATA_MISSING, text).help("put the data file itself there, or a link to it"));
     }
+    let file = File::open(path).map_err(fail)?;
     // SAFETY: the mapping is read-only. A file that another process shrinks while it is mapped would end this
     // process with a bus error; model files are not rewritten in place (this crate writes by rename).
     unsafe { Mmap::map(&file) }.map_err(fail)

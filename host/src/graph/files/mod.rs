@@ -8,5 +8,5 @@ mod housing;
 mod load;
 mod save;
 
-pub use export::{export, export_with};
+pub use export::{Beside, export, export_with};
 pub use external::ExternalFiles;

@@ -47,6 +47,10 @@ fn data_must_be_there_and_whole() {
     fs::remove_file(&data).unwrap();
     fs::create_dir(&data).unwrap();
     assert_eq!(code(load_changed(here, |_| {})), "data-missing");
+    // Nobody writes to it: to open it would be to wait for ever.
+    fs::remove_dir(&data).unwrap();
+    assert!(std::process::Command::new("mkfifo").arg(&data).status().unwrap().success());
+    assert_eq!(code(load_changed(here, |_| {})), "data-missing");
 }
 
 #[test]

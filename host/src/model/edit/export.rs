@@ -1,20 +1,23 @@
 //! Exporting: the model with its active patches as a plain ONNX model that any runtime loads.
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
 use engraft_plugin_api::WeightRef;
 
 use super::{codes, feed, narrow};
 use crate::anatomy::WeightEdge;
-use crate::base::{Error, Result};
-use crate::graph::{Graph, Initializer, Patch, export_with};
+use crate::base::{Error, Result, atomic};
+use crate::graph::{Beside, Graph, Initializer, Patch, export_with};
 use crate::hooks::{Graft, bake};
 use crate::model::intercept::intercepts;
-use crate::model::open::Model;
+use crate::model::open::{Model, SETTINGS};
 use crate::model::route::routes;
 use crate::weights::{Overlay, Rounding};
+
+/// What to do about a patch that cannot be exported.
+const LEAVE_OUT: &str = "export without it: leave out its `--patch`, or in a program roll it back first";
 
 impl Model {
     /// Writes the model with its active patches baked in to a new folder, whole or not at all. Tensors that more than
@@ -36,11 +39,11 @@ impl Model {
         let state = self.state();
         if let Some((id, patch)) = state.patches.iter().find(|(_, patch)| intercepts(&patch.changes)) {
             let text = format!("the patch {id} has `{}` called in the middle of passes", patch.method);
-            return Err(Error::new(&codes::EXPORT_INTERCEPT, text).help("roll it back before the export"));
+            return Err(Error::new(&codes::EXPORT_INTERCEPT, text).help(LEAVE_OUT));
         }
         if let Some((id, patch)) = state.patches.iter().find(|(_, patch)| routes(&patch.changes)) {
             let text = format!("the patch {id} has `{}` decide what becomes of requests", patch.method);
-            return Err(Error::new(&codes::EXPORT_ROUTE, text).help("roll it back before the export"));
+            return Err(Error::new(&codes::EXPORT_ROUTE, text).help(LEAVE_OUT));
         }
         let rounding = self.rounding_in(&state.overlay)?;
         let edited = feed::branches(&state.overlay).into_iter().map(|(weight, _)| weight).collect::<BTreeSet<_>>();
@@ -58,7 +61,10 @@ impl Model {
         let (graph, replaced) = self.baked(&state.overlay, edited)?;
         let names =
             ["tokenizer.json", "tokenizer_config.json", "config.json", "generation_config.json", "prefixes.json"];
-        let beside: Vec<PathBuf> = names.iter().map(|n| self.folder().join(n)).filter(|p| p.is_file()).collect();
+        let there = names.iter().map(|name| (PathBuf::from(name), self.folder().join(name)));
+        let mut beside: Vec<Beside> =
+            there.filter(|(_, path)| path.is_file()).map(|(name, path)| Beside::Copy(name, path)).collect();
+        beside.extend(settings(self.folder())?);
         export_with(&graph, &replaced, &beside, target)?;
         Ok(rounding)
     }
@@ -108,5 +114,61 @@ impl Model {
             replaced.push(initializer);
         }
         Ok((patch.apply()?, replaced))
+    }
+}
+
+/// The settings of a model's folder for another folder. The text that statistics are gathered from goes along where it
+/// lies in the folder; elsewhere it is named by its whole path.
+fn settings(folder: &Path) -> Result<Vec<Beside>> {
+    let (name, path) = (PathBuf::from(SETTINGS), folder.join(SETTINGS));
+    if !path.is_file() {
+        return Ok(Vec::new());
+    }
+    let bytes = atomic::read_bytes(&path)?;
+    let as_it_is = || Beside::Bytes(name.clone(), bytes.clone());
+    let parsed = serde_json::from_slice::<serde_json::Value>(atomic::unmarked(&bytes)).ok();
+    let corpus = parsed.as_ref().and_then(|settings| Some(PathBuf::from(settings.get("corpus")?.as_str()?)));
+    let (Some(mut settings), Some(corpus)) = (parsed, corpus) else { return Ok(vec![as_it_is()]) };
+    let from = folder.join(&corpus);
+    if corpus.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir)) {
+        return Ok([as_it_is()].into_iter().chain(from.is_file().then_some(Beside::Copy(corpus, from))).collect());
+    }
+    let whole = from.canonicalize().or_else(|_| std::path::absolute(&from)).unwrap_or(from);
+    // A path that JSON cannot spell is left out, rather than another one put in.
+    match (settings.as_object_mut(), whole.to_str()) {
+        (Some(table), Some(whole)) => table.insert("corpus".to_owned(), whole.into()),
+        (Some(table), None) => table.remove("corpus"),
+        _ => None,
+    };
+    Ok(vec![Beside::Bytes(name, settings.to_string().into_bytes())])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_settings_of_a_folder_hold_in_another_one() {
+        let home = tempfile::tempdir().unwrap();
+        let (folder, name) = (home.path().join("model"), PathBuf::from(SETTINGS));
+        std::fs::create_dir(&folder).unwrap();
+        assert_eq!(settings(&folder).unwrap(), []);
+        let mut with = |text: &str| {
+            std::fs::write(folder.join(SETTINGS), text).unwrap();
+            settings(&folder).unwrap()
+        };
+        let own = r#"{"corpus": "./texts.txt", "more": 1}"#;
+        assert_eq!(with(own), [Beside::Bytes(name.clone(), own.into())], "it is not there");
+        std::fs::write(home.path().join("model/texts.txt"), "a text").unwrap();
+        let copy = Beside::Copy("./texts.txt".into(), home.path().join("model/./texts.txt"));
+        assert_eq!(with(own), [Beside::Bytes(name.clone(), own.into()), copy]);
+        std::fs::write(home.path().join("all.txt"), "a text").unwrap();
+        let [Beside::Bytes(_, found)] = &with(r#"{"corpus": "../all.txt", "more": 1}"#)[..] else { panic!() };
+        let found: serde_json::Value = serde_json::from_slice(found).unwrap();
+        let whole = home.path().join("all.txt").canonicalize().unwrap();
+        assert_eq!((found["corpus"].as_str(), &found["more"]), (whole.to_str(), &1.into()));
+        for text in ["{", "[]", "{}"] {
+            assert_eq!(with(text), [Beside::Bytes(name.clone(), text.into())]);
+        }
     }
 }
