@@ -7,7 +7,7 @@ use std::path::Path;
 use engraft_plugin_api::params::nearest;
 
 use super::{Record, codes, counterfact};
-use crate::base::{Error, Result};
+use crate::base::{Error, Result, atomic};
 
 /// The schema of a data file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -83,9 +83,9 @@ pub fn load(kind: DataKind, path: &Path, limit: Option<usize>) -> Result<Dataset
         Error::new(&codes::DATA_UNREADABLE, format!("cannot read the data file `{}`", path.display())).because(e)
     };
     let bytes = fs::read(path).map_err(|e| unreadable(e.into()))?;
-    let text = std::str::from_utf8(&bytes).map_err(|e| unreadable(e.into()))?;
+    let text = std::str::from_utf8(atomic::unmarked(&bytes)).map_err(|e| unreadable(e.into()))?;
     let (records, skipped) = match kind {
-        DataKind::CounterFact => counterfact::parse(text.strip_prefix('\u{feff}').unwrap_or(text), path, limit)?,
+        DataKind::CounterFact => counterfact::parse(text, path, limit)?,
     };
     if records.is_empty() {
         let why = match skipped.first() {

@@ -8,7 +8,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use super::codes;
-use crate::base::{Error, Result};
+use crate::base::{Error, Result, atomic};
 
 /// No experiment is larger than this many bytes.
 const LARGEST: u64 = 1 << 20;
@@ -36,7 +36,7 @@ impl Source {
         if bytes.len() as u64 > LARGEST {
             return Err(refuse(format!("it is larger than {LARGEST} bytes")));
         }
-        let text = String::from_utf8(bytes).map_err(|e| refuse(e.to_string()))?;
+        let text = String::from_utf8(atomic::unmarked(&bytes).to_vec()).map_err(|e| refuse(e.to_string()))?;
         Ok(Self::new(path, text, overrides))
     }
 

@@ -49,7 +49,8 @@ pub fn documents(corpus: &Path) -> Result<(Vec<String>, Hash)> {
         |why: &str| Error::new(&codes::CORPUS_UNREADABLE, format!("the corpus `{}` {why}", corpus.display()));
     let bytes = std::fs::read(corpus).map_err(|e| unreadable("cannot be read").because(e))?;
     let hash = Hash::of(&bytes);
-    let text = String::from_utf8(bytes).map_err(|e| unreadable("is not UTF-8").because(e))?;
+    let text =
+        String::from_utf8(atomic::unmarked(&bytes).to_vec()).map_err(|e| unreadable("is not UTF-8").because(e))?;
     let lines: Vec<String> = text.lines().filter(|l| !l.trim().is_empty()).map(str::to_owned).collect();
     if lines.is_empty() { Err(unreadable("holds no text")) } else { Ok((lines, hash)) }
 }

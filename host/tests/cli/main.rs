@@ -152,6 +152,13 @@ fn an_experiment_is_refused_at_its_place_before_a_model_is_opened() {
     let error = refused(&["run", &file, "--set", "method.0.params={ layr = 1 }"], 3, "config-param");
     assert!(error.contains("`layer`"), "{error}");
     refused(&["run", "/absent/x.toml"], 3, "config-unreadable");
+    // An editor's mark at the head is no part of the text, and shifts no column.
+    let marked = folder.path().join("marked.toml");
+    fs::write(&marked, format!("\u{feff}{}", fs::read_to_string(&file).unwrap().replace("limt", "limit"))).unwrap();
+    refused(&["run", &marked.display().to_string()], 3, "data-empty");
+    fs::write(&marked, "\u{feff}naem = 1").unwrap();
+    let error = refused(&["run", &marked.display().to_string()], 3, "config-key");
+    assert!(error.contains("line 1, column 1"), "{error}");
     let broken = folder.path().join("broken.toml");
     fs::write(&broken, "name = \n").unwrap();
     let error = refused(&["run", &broken.display().to_string()], 3, "config-syntax");
@@ -230,6 +237,10 @@ fn prompts_are_continued_and_cut_where_asked() {
     refused(&["ask", &model, &"long ".repeat(300)], 3, "row-too-long");
     let readme = repository().join("README.md").display().to_string();
     refused(&["ask", &model, "hi", "--patch", &readme], 4, "patch-file");
+    for command in [&["ask", &model, "hi"][..], &["export", &model, "--out", "/absent/out"]] {
+        let error = refused(&[command, &["--patch", "/absent.patch"]].concat(), 3, "file-missing");
+        assert!(error.contains("there is no file /absent.patch"), "{error}");
+    }
 }
 
 #[test]
@@ -244,6 +255,10 @@ fn an_edit_is_shown_saved_used_and_exported() {
     let output = run(&[&["edit", &model, "--plugin", &plugin], &edit[..], &params].concat());
     assert_eq!(output.status.code(), Some(0), "{}", err(&output));
     let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    // The next edit does not take its place unasked, and the model is not opened in vain.
+    let again = |more: &[&'static str]| [&["edit", "/absent", "--plugin", &plugin], &edit[..6], &params, more].concat();
+    assert!(refused(&again(&[]), 2, "output-exists").contains("--force"));
+    refused(&again(&["--force"]), 4, "model-missing");
     let probability = |when: &str| report[when]["target_probability"].as_f64().unwrap();
     assert!(probability("before") < 0.1 && probability("after") > 0.5, "{report}");
 
@@ -255,10 +270,6 @@ fn an_edit_is_shown_saved_used_and_exported() {
     };
     let after = format!("{asked}{}", report["after"]["text"].as_str().unwrap());
     assert_eq!(text(&model, &["--patch", &patch]), after.trim_end());
-    // The next edit does not take its place unasked, and the model is not opened in vain.
-    let again = |more: &[&'static str]| [&["edit", "/absent", "--plugin", &plugin], &edit[..6], &params, more].concat();
-    assert!(refused(&again(&[]), 2, "output-exists").contains("--force"));
-    refused(&again(&["--force"]), 4, "model-missing");
     assert_eq!(run(&["export", &model, "--patch", &patch, "--out", &exported]).status.code(), Some(0));
     assert_eq!(text(&exported, &[]), after.trim_end());
     // Statistics of the export are of the text that the model names.

@@ -120,7 +120,7 @@ fn what_a_check_cannot_begin_with_is_refused() {
         (["--param", "fualt=none"], 3, "param-unknown"),
         (["--param", "fault=sloth"], 3, "param-range"),
         (["--model", "/absent"], 4, "model-missing"),
-        (["--preset", "/absent.toml"], 6, "file-read"),
+        (["--preset", "/absent.toml"], 3, "file-missing"),
     ] {
         let output = run(&[&["plugins", "check", &stress][..], &args].concat());
         assert_eq!(output.status.code(), Some(exit), "{args:?}: {}", err(&output));

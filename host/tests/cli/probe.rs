@@ -201,7 +201,11 @@ fn rows_that_cannot_be_run_are_refused_at_their_place() {
     probe(format!("[[1], {:?}]", [7; 65]).as_bytes(), 3, "rows-long", "row 1 has 65 tokens, the model has 64");
     let rows = written(folder.path(), "rows.json", "[[1]]");
     refused(&["probe", &model, "--ids", &rows, "--nll", "128"], 3, "token-range");
-    refused(&["probe", &model, "--ids", "/absent/rows.json", "--nll", "1"], 6, "file-read");
+    refused(&["probe", &model, "--ids", "/absent/rows.json", "--nll", "1"], 3, "file-missing");
+    refused(&["probe", &model, "--ids", &folder.path().display().to_string(), "--nll", "1"], 6, "file-read");
+    let marked = written(folder.path(), "marked.json", "\u{feff}[[1]]");
+    let output = run(&["probe", &model, "--ids", &marked, "--nll", "1"]);
+    assert_eq!(output.status.code(), Some(0), "{}", err(&output));
     refused(&["probe", &model, "--text", "hi", "--nll", "1"], 4, "tokenizer-missing");
     refused(&["probe", "/absent", "--ids", &rows, "--nll", "1"], 4, "model-missing");
     for wrong in [&["--ids", &rows, "--text", "hi", "--nll=1"][..], &["--nll=1"], &["--ids", &rows, "--gradient=W_E"]] {
@@ -240,45 +244,43 @@ fn the_output_is_checked_before_anything_runs_and_an_old_file_stays() {
     assert_eq!(run(&args.each_ref().map(String::as_str)).status.code(), Some(0), "an empty file is nothing");
 }
 
+#[test]
+fn a_result_goes_into_a_fifo_or_a_device_and_never_takes_its_place() {
+    let folder = tempfile::tempdir().unwrap();
+    let rows = written(folder.path(), "rows.json", "[[1, 2]]");
+    let (fifo, model) = (folder.path().join("fifo"), zoo("dynamo-mask"));
+    assert!(std::process::Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+    let is_fifo = || fs::symlink_metadata(&fifo).unwrap().file_type().is_fifo();
+    let place = fifo.display().to_string();
+    let probe = ["probe", &model, "--ids", &rows, "--tap=logits", "--out", &place];
+    let inspect = ["inspect", &model, "--html", &place];
+    for (args, begins) in [(&probe[..], None), (&inspect[..], Some("<!doctype html>"))] {
+        let from = fifo.clone();
+        let reader = std::thread::spawn(move || fs::read(from).unwrap());
+        let output = run(args);
+        assert_eq!(output.status.code(), Some(0), "{}", err(&output));
+        let read = reader.join().unwrap();
+        match begins {
+            Some(begins) => assert!(String::from_utf8_lossy(&read).to_lowercase().starts_with(begins)),
+            None => assert_eq!(SafeTensors::deserialize(&read).unwrap().tensor("logits").unwrap().shape(), [1, 2, 128]),
+        }
+        assert!(is_fifo());
+    }
+    // No reader is waited for: what is refused is refused before anything is opened.
+    refused(&["export", &model, "--out", &place], 2, "export-exists");
+    let _listener = std::os::unix::net::UnixListener::bind(folder.path().join("socket")).unwrap();
+    let socket = folder.path().join("socket").display().to_string();
+    let error = refused(&["probe", &model, "--ids", &rows, "--tap=logits", "--out", &socket], 2, "output-exists");
+    assert!(error.contains("is a socket") && is_fifo(), "{error}");
+    let output = run(&["probe", &model, "--ids", &rows, "--tap=logits", "--out", "/dev/null"]);
+    assert_eq!(output.status.code(), Some(0), "{}", err(&output));
+    assert!(!fs::metadata("/dev/null").unwrap().is_file());
+}
+
 /// Exporters put the graph into a sub-folder and leave the tokenizer above it.
 #[test]
 fn the_tokenizer_is_found_around_a_graph_in_a_folder_of_its_own() {
     let folder = tempfile::tempdir().unwrap();
-    #[test]
-    fn a_result_goes_into_a_fifo_or_a_device_and_never_takes_its_place() {
-        let folder = tempfile::tempdir().unwrap();
-        let rows = written(folder.path(), "rows.json", "[[1, 2]]");
-        let (fifo, model) = (folder.path().join("fifo"), zoo("dynamo-mask"));
-        assert!(std::process::Command::new("mkfifo").arg(&fifo).status().unwrap().success());
-        let is_fifo = || fs::symlink_metadata(&fifo).unwrap().file_type().is_fifo();
-        let place = fifo.display().to_string();
-        let probe = ["probe", &model, "--ids", &rows, "--tap=logits", "--out", &place];
-        let inspect = ["inspect", &model, "--html", &place];
-        for (args, begins) in [(&probe[..], None), (&inspect[..], Some("<!doctype html>"))] {
-            let from = fifo.clone();
-            let reader = std::thread::spawn(move || fs::read(from).unwrap());
-            let output = run(args);
-            assert_eq!(output.status.code(), Some(0), "{}", err(&output));
-            let read = reader.join().unwrap();
-            match begins {
-                Some(begins) => assert!(String::from_utf8_lossy(&read).to_lowercase().starts_with(begins)),
-                None => {
-                    assert_eq!(SafeTensors::deserialize(&read).unwrap().tensor("logits").unwrap().shape(), [1, 2, 128])
-                }
-            }
-            assert!(is_fifo());
-        }
-        // No reader is waited for: what is refused is refused before anything is opened.
-        refused(&["export", &model, "--out", &place], 2, "export-exists");
-        let _listener = std::os::unix::net::UnixListener::bind(folder.path().join("socket")).unwrap();
-        let socket = folder.path().join("socket").display().to_string();
-        let error = refused(&["probe", &model, "--ids", &rows, "--tap=logits", "--out", &socket], 2, "output-exists");
-        assert!(error.contains("is a socket") && is_fifo(), "{error}");
-        let output = run(&["probe", &model, "--ids", &rows, "--tap=logits", "--out", "/dev/null"]);
-        assert_eq!(output.status.code(), Some(0), "{}", err(&output));
-        assert!(!fs::metadata("/dev/null").unwrap().is_file());
-    }
-
     let (model, atlas) = (folder.path().join("onnx"), PathBuf::from(atlas()));
     fs::create_dir(&model).unwrap();
     for entry in fs::read_dir(&atlas).unwrap().flatten().map(|entry| entry.file_name()) {

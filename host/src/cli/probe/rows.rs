@@ -10,10 +10,10 @@ use crate::runtime::Tokenizer;
 /// Rows of token ids from a file.
 ///
 /// # Errors
-/// `file-read`, `rows-file` with line and column, or `rows-empty`
+/// `file-missing`, `file-read`, `rows-file` with line and column, or `rows-empty`
 pub(super) fn read(path: &Path) -> Result<Vec<Vec<u32>>> {
     let bytes = atomic::read_bytes(path)?;
-    let rows: Vec<Vec<u32>> = serde_json::from_slice(&bytes).map_err(|e| {
+    let rows: Vec<Vec<u32>> = serde_json::from_slice(atomic::unmarked(&bytes)).map_err(|e| {
         let text = format!(
             "`{}`, line {}, column {}: expected a list of rows of token ids",
             path.display(),

@@ -26,7 +26,7 @@ impl Lessons {
     /// Reads the files of a training.
     ///
     /// # Errors
-    /// `config-path`, the `data-*` codes, `file-read`.
+    /// `config-path`, the `data-*` codes, `file-missing`, `file-read`.
     pub(in crate::experiment) fn read(settings: &TrainSettings) -> Result<Self> {
         settings.check_files()?;
         let mut files = Vec::new();
@@ -47,7 +47,7 @@ impl Lessons {
         let mut texts = Vec::new();
         if let Some(path) = &settings.texts {
             let bytes = atomic::read_bytes(path)?;
-            let text = String::from_utf8_lossy(&bytes);
+            let text = String::from_utf8_lossy(atomic::unmarked(&bytes));
             texts = text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned).collect();
             files.push(DataEntry {
                 kind: "texts".into(),
