@@ -198,12 +198,12 @@ fn unknown(name: &str, specs: &[ParamSpec]) -> MethodError {
     }
 }
 
-/// The known word that is nearest to a misspelt one, if one is near.
+/// The known word that is nearest to a misspelt one, if one is near: a third of the letters may differ.
 pub fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     known
         .into_iter()
         .map(|k| (distance(word, k), k))
-        .filter(|(d, k)| *d <= 1 + k.chars().count().max(word.chars().count()) / 3)
+        .filter(|(d, k)| *d <= (1 + k.chars().count().max(word.chars().count())) / 3)
         .min()
         .map(|(_, k)| k)
 }
@@ -269,7 +269,17 @@ fn check(name: &str, kind: &ParamKind, value: &ParamValue) -> Result<ParamValue,
         (ParamKind::List(element), ParamValue::List(values)) => {
             Ok(ParamValue::List(values.iter().map(|v| check(name, element, v)).collect::<Result<_, MethodError>>()?))
         }
-        (kind, value) => Err(wrong(name, &kind.to_string(), value)),
+        (kind, value) => {
+            let error = wrong(name, &kind.to_string(), value);
+            Err(match (kind, value) {
+                (ParamKind::Text | ParamKind::Choice(_), ParamValue::List(_)) => error,
+                // TOML has its own mind about words like `nan` and `true`.
+                (ParamKind::Text | ParamKind::Choice(_), value) => {
+                    error.help(format!("write it in quotes: \"{value}\""))
+                }
+                _ => error,
+            })
+        }
     }
 }
 
@@ -321,5 +331,25 @@ mod tests {
         let error = resolve(&[("layr", ParamValue::Integer(1))]).expect_err("unknown");
         assert_eq!(error.code, "param-unknown");
         assert!(error.help.expect("has help").contains("`layer`"));
+        let choice = ParamKind::Choice(vec!["nan".into()]);
+        let error = check("fault", &choice, &ParamValue::Number(f64::NAN)).expect_err("is a number");
+        assert_eq!((error.code.as_str(), error.help.as_deref()), ("param-type", Some("write it in quotes: \"NaN\"")));
+    }
+
+    #[test]
+    fn only_near_words_are_near() {
+        let near = |word: &str| nearest(word, ["rome", "layer", "delta-not-finite", "ft"]);
+        for (word, expected) in [
+            ("roma", Some("rome")),
+            ("rom", Some("rome")),
+            ("layr", Some("layer")),
+            ("lyaer", Some("layer")),
+            ("delta-not-finte", Some("delta-not-finite")),
+            ("nope", None),
+            ("grace", None),
+            ("x", None),
+        ] {
+            assert_eq!(near(word), expected, "{word}");
+        }
     }
 }

@@ -123,7 +123,7 @@ fn every_preset_that_ships_fits_its_method() {
         let library = engraft_tests::library(&format!("engraft_{name}"));
         for preset in presets {
             let path = preset.expect("readable").path();
-            let fits = params::of_command_line(Some(&path), &[]).and_then(|table| library.configure(&table));
+            let fits = params::of_command_line(Some(&path), &[], &[]).and_then(|table| library.configure(&table));
             fits.unwrap_or_else(|error| panic!("{}: {error}", path.display()));
             count += 1;
         }

@@ -125,7 +125,7 @@ impl EditOne {
         self.check()?;
         let mut registry = self.makers.path.registry();
         let library = registry.load(&self.plugin, Path::new("."), &self.makers.pins.pins)?;
-        let given = params::of_command_line(self.preset.as_deref(), &self.params)?;
+        let given = params::of_command_line(self.preset.as_deref(), &self.params, &library.descriptor().params)?;
         let artefact = self.artefact(&library)?;
         let method = Arc::new(library.create_with(library.configure(&given)?, artefact.as_ref())?);
         let request = EditRequest {
@@ -195,6 +195,9 @@ impl EditOne {
         for change in &changes {
             out::line(format_args!("changed: {change}"))?;
         }
+        if changes.is_empty() {
+            out::line("changed: nothing, the method proposed no changes")?;
+        }
         for lost in &rounding {
             out::line(format_args!("in an export, {lost}"))?;
         }
@@ -206,12 +209,13 @@ impl EditOne {
         out::line(format_args!("patch {id} of {} in {seconds:.3} s{kept}", library.descriptor().name))
     }
 
-    /// What the method of the edit learnt: the first of the artefacts that is its own. Where none is, and no patches are
-    /// there whose methods could have others, the first one is refused with a reason.
+    /// What the method of the edit learnt: the first of the artefacts that is its own. Where none is, and it needs one or
+    /// no patches are there whose methods could have others, the first one is refused with a reason.
     fn artefact(&self, library: &Library) -> Result<Option<ArtefactFile>> {
         let files = self.makers.artefacts.iter().map(|path| ArtefactFile::load(path)).collect::<Result<Vec<_>>>()?;
         let own = files.iter().position(|file| file.method == library.descriptor().name);
-        let own = own.or((self.journal.is_none() && !files.is_empty()).then_some(0));
+        let refused = (self.journal.is_none() || library.calls().needs_artefact) && !files.is_empty();
+        let own = own.or(refused.then_some(0));
         Ok(own.and_then(|at| files.into_iter().nth(at)))
     }
 

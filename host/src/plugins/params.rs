@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use engraft_plugin_api::{Descriptor, ParamValue, Params};
+use engraft_plugin_api::{Descriptor, ParamKind, ParamSpec, ParamValue, Params};
 use toml::Value;
 
 use super::codes;
@@ -34,15 +34,15 @@ pub fn resolve(method: &Descriptor, given: &toml::Table) -> Result<Params> {
 }
 
 /// The parameters of a command line: those of a preset file, then `name=value` pairs. A value is TOML; a bare word is
-/// a text.
+/// a text, and so is all that a parameter of text or words is given.
 ///
 /// # Errors
-/// `file-read`, or `param-type` for what does not parse.
-pub fn of_command_line(preset: Option<&Path>, pairs: &[String]) -> Result<toml::Table> {
+/// `file-missing`, `file-read`, or `param-type` for what does not parse.
+pub fn of_command_line(preset: Option<&Path>, pairs: &[String], specs: &[ParamSpec]) -> Result<toml::Table> {
     let mut table = toml::Table::new();
     if let Some(path) = preset {
         let bytes = atomic::read_bytes(path)?;
-        table = toml::from_str(&String::from_utf8_lossy(&bytes)).map_err(|e| {
+        table = toml::from_str(&String::from_utf8_lossy(atomic::unmarked(&bytes))).map_err(|e| {
             Error::new(&codes::PARAM_TYPE, format!("the preset `{}` is not TOML", path.display())).because(e)
         })?;
     }
@@ -50,9 +50,12 @@ pub fn of_command_line(preset: Option<&Path>, pairs: &[String]) -> Result<toml::
         let (name, text) = pair.split_once('=').ok_or_else(|| {
             Error::new(&codes::PARAM_TYPE, format!("the parameter `{pair}` is not of the form name=value"))
         })?;
-        let parsed = toml::from_str::<toml::Table>(&format!("v = {text}")).ok();
-        let value = parsed.and_then(|mut t| t.remove("v")).unwrap_or_else(|| Value::String(text.to_owned()));
-        table.insert(name.trim().to_owned(), value);
+        let name = name.trim();
+        let parsed = toml::from_str::<toml::Table>(&format!("v = {text}")).ok().and_then(|mut t| t.remove("v"));
+        // `nan`, `true` and dates are no texts in TOML, and what takes texts alone takes no others.
+        let words = |spec: &ParamSpec| spec.name == name && matches!(spec.kind, ParamKind::Text | ParamKind::Choice(_));
+        let parsed = parsed.filter(|value| value.is_str() || !specs.iter().any(words));
+        table.insert(name.to_owned(), parsed.unwrap_or_else(|| Value::String(text.to_owned())));
     }
     Ok(table)
 }
@@ -94,7 +97,7 @@ fn from_toml(method: &str, key: &str, value: &Value) -> Result<ParamValue> {
 
 #[cfg(test)]
 mod tests {
-    use engraft_plugin_api::{Capabilities, Family, ParamKind, ParamSpec};
+    use engraft_plugin_api::{Capabilities, Family};
 
     use super::*;
 
@@ -119,6 +122,28 @@ mod tests {
         let params = resolve(&method(), &"layer = 3\nmix = [0, 0.5]".parse().unwrap()).unwrap();
         assert_eq!(to_toml(&params), "layer = 3\nmix = [0.0, 0.5]".parse().unwrap());
         assert_eq!(resolve(&method(), &to_toml(&params)).unwrap(), params);
+    }
+
+    #[test]
+    fn what_takes_words_is_given_words_on_a_command_line() {
+        let specs = [
+            ParamSpec::required("kind", ParamKind::Choice(vec!["nan".into()]), "a word"),
+            ParamSpec::required("text", ParamKind::Text, "a text"),
+            ParamSpec::required("layer", ParamKind::Layer, "a layer"),
+        ];
+        let pairs = ["kind=nan", "text=2024-01-02", "layer=3", "other=nan"].map(str::to_owned);
+        let table = of_command_line(None, &pairs, &specs).unwrap();
+        let text = |key: &str| table[key].as_str();
+        assert_eq!(
+            (text("kind"), text("text"), table["layer"].as_integer()),
+            (Some("nan"), Some("2024-01-02"), Some(3))
+        );
+        assert!(table["other"].is_float());
+        let quoted = of_command_line(None, &["text=\"a b\"".to_owned()], &specs).unwrap();
+        assert_eq!(quoted["text"].as_str(), Some("a b"));
+        let marked = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(&marked, "\u{feff}layer = 2").unwrap();
+        assert_eq!(of_command_line(Some(marked.path()), &[], &specs).unwrap()["layer"].as_integer(), Some(2));
     }
 
     #[test]

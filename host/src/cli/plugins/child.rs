@@ -63,7 +63,6 @@ impl Try {
 
     fn all(&self) -> Result<()> {
         let send = |event: Event| event.send(&self.mark);
-        let mut given = params::of_command_line(self.preset.as_deref(), &self.params)?;
         send(Event::Begins(LOADS.into()))?;
         let library = Arc::new(Library::load(&self.file, &self.pins.pins)?);
         send(Event::Plugin(Box::new(Listed::of(&library))))?;
@@ -71,6 +70,7 @@ impl Try {
 
         // Wrong parameters are told before a model is opened.
         let specs = &library.descriptor().params;
+        let mut given = params::of_command_line(self.preset.as_deref(), &self.params, specs)?;
         let mut trial = given.clone();
         trial.extend(layers(specs, &given, None));
         library.configure(&trial)?;
