@@ -1,6 +1,6 @@
 //! The error codes of this folder.
 
-use crate::base::codes;
+use crate::base::{Class, codes};
 
 codes! {
     Model MODEL_DTYPE "model-dtype" "A weight of the model has an element type that is not computed with, \
@@ -103,4 +103,19 @@ codes! {
         ONNX model cannot hold. Nothing was written. Roll the patch back before the export.";
     Model EXPORT_TARGET "export-target" "A model cannot be exported to the place asked for: it is the base model's own \
         folder. Name a folder of its own.";
+}
+
+/// The class of a code that calls of a model can end with: of this folder, or of one below it.
+pub fn class_of(id: &str) -> Option<Class> {
+    let folders = [
+        ALL,
+        crate::base::codes::ALL,
+        crate::graph::codes::ALL,
+        crate::anatomy::codes::ALL,
+        crate::autodiff::codes::ALL,
+        crate::weights::codes::ALL,
+        crate::runtime::codes::ALL,
+        crate::hooks::codes::ALL,
+    ];
+    folders.into_iter().flatten().find(|code| code.id == id).map(|code| code.class)
 }

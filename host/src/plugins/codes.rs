@@ -49,6 +49,8 @@ codes! {
         "The plugin was asked to stop and did not return in time. It does not react to cancellation, and a native call that is blocked cannot be stopped from outside: its thread was left behind and still uses memory and perhaps a core. Nothing was changed in the model. End the process to be rid of it, and report the plugin to its author: `ModelAccess::cancelled` is to be asked often. A call in the middle of a request has the time that `--patience`, or `[run] patience` of an experiment, gives it: a minute, if neither is said.";
     Model HOST_CALL "plugin-host-call"
         "The method asked the host for something that failed, and gave up. The host's own code stands in brackets; look that up with `engraft explain`. Nothing was changed in the model.";
+    Plugin HOST_REFUSED "plugin-host-refused"
+        "The method asked the host for something that cannot be, such as values whose shape does not fit, or a row that its own request does not have, and gave up. The host's own code stands in brackets; look that up with `engraft explain`. Nothing was changed in the model. This is a fault of the plugin, to be reported to its author.";
     Runtime HOST_PANICKED "plugin-host-panicked"
         "The host itself panicked while it served a call of a method. The panic was caught, nothing was changed in the model. This is a fault of engraft, to be reported with the message and the request that caused it.";
     Runtime THREAD "plugin-thread"

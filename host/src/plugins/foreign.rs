@@ -75,7 +75,7 @@ impl Method {
     ///
     /// # Errors
     /// `interrupted` if the method noticed that `access` was cancelled; `plugin-failed`, `plugin-host-call`,
-    /// `plugin-panicked`, `plugin-record`; `artefact-missing` and `artefact-base`; and `plugin-poisoned` for every
+    /// `plugin-host-refused`, `plugin-panicked`, `plugin-record`; `artefact-missing` and `artefact-base`; and `plugin-poisoned` for every
     /// call after a panic.
     pub fn edit(&self, access: &dyn ModelAccess, requests: &[EditRequest]) -> Result<Vec<Change>> {
         self.fits(access)?;
@@ -199,8 +199,10 @@ impl fmt::Debug for Method {
 /// The error of a method that has to learn first and did not.
 pub(super) fn untaught(method: &str) -> Error {
     let text = format!("the method `{method}` works only with what it learnt before, and no artefact was given to it");
-    Error::new(&codes::ARTEFACT_MISSING, text)
-        .help("train it with `engraft train`, and name the artefact: `artefact = \"FILE\"` in its [[method]]")
+    Error::new(&codes::ARTEFACT_MISSING, text).help(
+        "train it with `engraft train`, and name the file with `--artefact FILE`, or in an experiment with \
+         `artefact = \"FILE\"` in its [[method]]",
+    )
 }
 
 /// This library's error for what a plugin reported, naming plugin and call.
@@ -219,6 +221,9 @@ pub(super) fn explain(plugin: &Path, call: &str, error: MethodError) -> Error {
         UNKNOWN_OP => (&codes::CALL, format!("{plugin} stopped in `{call}`: {words}")),
         RECORD => (&codes::RECORD, format!("{plugin} answered `{call}` with something unreadable: {words}")),
         other => match other.strip_prefix("host-") {
+            Some(host) if faults_plugins(host) => {
+                (&codes::HOST_REFUSED, format!("{plugin} asked in `{call}` for what cannot be: [{host}] {words}"))
+            }
             Some(host) => {
                 (&codes::HOST_CALL, format!("{plugin} needed something in `{call}` that failed: [{host}] {words}"))
             }
@@ -233,6 +238,13 @@ pub(super) fn explain(plugin: &Path, call: &str, error: MethodError) -> Error {
         Some(cause) => out.because(cause),
         None => out,
     }
+}
+
+/// True if a code of the host tells of a fault of the plugin that met it.
+fn faults_plugins(code: &str) -> bool {
+    let of_host = crate::model::codes::class_of(code);
+    let own = || codes::ALL.iter().find(|own| own.id == code).map(|own| own.class);
+    of_host.or_else(own) == Some(base::Class::Plugin)
 }
 
 /// The messages under an error of a plugin, as errors again.
@@ -285,6 +297,10 @@ mod tests {
         let class = |code: &str| explain(Path::new("p"), "edit", MethodError::new(code, "")).code().class;
         assert_eq!(class(MethodError::CANCELLED), Class::Interrupted);
         assert_eq!(class("host-no-tokenizer"), Class::Model);
+        assert_eq!(class("host-tokenizer-missing"), Class::Model);
+        // Shapes that do not fit, and a checkpoint that nobody keeps.
+        assert_eq!(class("host-poke-shape"), Class::Plugin);
+        assert_eq!(class("host-plugin-call"), Class::Plugin);
         assert_eq!(class(HOST_PANICKED), Class::Runtime);
         assert_eq!(class(PLUGIN_PANICKED), Class::Plugin);
         assert_eq!(class(RECORD), Class::Plugin);

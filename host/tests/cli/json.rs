@@ -80,6 +80,39 @@ fn codes_plugins_and_places_are_data() {
     assert!(Path::new(runtime["library"].as_str().unwrap()).is_file(), "{runtime}");
 }
 
+#[test]
+fn a_fault_of_a_plugin_is_exit_5_and_one_object() {
+    let (stress, model) = (plugin("stress"), atlas());
+    let edit = |params: &[&str], json: bool| {
+        let args = ["edit", &model, "--plugin", &stress, "--prompt", "a b", "--target", "y"];
+        let params = params.iter().flat_map(|pair| ["--param", pair]);
+        let args: Vec<&str> = args.into_iter().chain(params).chain(json.then_some("--json")).collect();
+        run(&args)
+    };
+    for (params, code) in [
+        (&["fault=panic-create"][..], "plugin-panicked"),
+        (&["fault=panic-edit"], "plugin-panicked"),
+        (&["fault=panic-payload"], "plugin-panicked"),
+        (&["fault=nan"], "delta-not-finite"),
+        (&["fault=wrong-shape"], "delta-shape"),
+        (&["fault=unknown-weight"], "delta-weight"),
+        (&["fault=wrong-request"], "plugin-host-refused"),
+        (&["fault=panic-intercept", "extends=true"], "plugin-panicked"),
+        (&["fault=nan-intercept", "extends=true"], "plugin-failed"),
+        (&["fault=wrong-intercept", "extends=true"], "plugin-failed"),
+        (&["fault=panic-route", "extends=true"], "plugin-panicked"),
+    ] {
+        let output = edit(params, true);
+        let error: Value = serde_json::from_slice(&output.stderr).unwrap_or_else(|_| panic!("{}", err(&output)));
+        assert_eq!((&error["code"], output.status.code()), (&code.into(), Some(5)), "{params:?}: {error}");
+        let at = error["message"].as_str().unwrap().contains("[at: ");
+        assert_eq!(at, code == "plugin-panicked", "{error}");
+    }
+    let output = edit(&["fault=empty-edit"], false);
+    assert_eq!(output.status.code(), Some(0), "{}", err(&output));
+    assert!(super::out(&output).contains("changed: nothing"), "{}", super::out(&output));
+}
+
 /// Starts an edit with a method that misbehaves, interrupts it, and returns exit code, error and how long that took.
 fn interrupted(fault: &str) -> (Option<i32>, Value, Duration) {
     let stress = plugin("stress");

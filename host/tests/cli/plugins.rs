@@ -111,6 +111,16 @@ fn crashes_and_hangs_are_findings_and_the_check_goes_on() {
 }
 
 #[test]
+fn what_was_found_before_is_not_told_in_full_again() {
+    let output = run(&["plugins", "check", &plugin("stress"), "--param", "fault=panic-edit"]);
+    let text = out(&output);
+    assert_eq!(output.status.code(), Some(5), "{}", err(&output));
+    assert_eq!(text.matches("stress was told to panic").count(), 1, "{text}");
+    assert!(text.matches("found: the same as where `edit` touches nothing").count() > 4, "{text}");
+    assert!(!err(&output).contains("panicked"), "{}", err(&output));
+}
+
+#[test]
 fn what_a_check_cannot_begin_with_is_refused() {
     let stress = plugin("stress");
     refused(&["plugins", "check", "/absent.so"], 5, "plugin-missing");

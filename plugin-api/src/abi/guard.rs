@@ -1,7 +1,9 @@
 //! The guard that stands at every entry: a panic of the callee becomes an error of the caller.
 
 use std::any::Any;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::cell::{Cell, RefCell};
+use std::panic::{AssertUnwindSafe, PanicHookInfo, catch_unwind, set_hook, take_hook};
+use std::sync::Once;
 
 use abi_stable::std_types::RResult;
 
@@ -22,12 +24,59 @@ pub(super) enum Side {
     Host,
 }
 
+thread_local! {
+    /// True while a plugin is called on this thread.
+    static CALLED: Cell<bool> = const { Cell::new(false) };
+    /// Where the last panic of a call on this thread began.
+    static ORIGIN: RefCell<Option<String>> = const { RefCell::new(None) };
+}
+
+/// A stretch of a thread in which panics are reported to the caller, or are not.
+struct Stretch(bool);
+
+impl Stretch {
+    fn of(side: Side) -> Self {
+        if matches!(side, Side::Plugin) {
+            keep_panics();
+        }
+        Self(CALLED.replace(matches!(side, Side::Plugin)))
+    }
+}
+
+impl Drop for Stretch {
+    fn drop(&mut self) {
+        CALLED.set(self.0);
+    }
+}
+
+/// Has panics of a plugin's calls kept for the error that they become. Nothing is printed of them: standard error is
+/// the host's, whose errors may be read by a machine. A plugin has a standard library of its own, and so a hook of its
+/// own; panics on other threads go on to the one before.
+fn keep_panics() {
+    static ONCE: Once = Once::new();
+    if std::thread::panicking() {
+        return;
+    }
+    ONCE.call_once(|| {
+        let before = take_hook();
+        set_hook(Box::new(move |info: &PanicHookInfo<'_>| match CALLED.try_with(Cell::get) {
+            Ok(true) => {
+                let place = info.location().map(ToString::to_string);
+                // A panic inside of this hook would end the process.
+                drop(ORIGIN.try_with(|origin| origin.try_borrow_mut().map(|mut origin| *origin = place)));
+            }
+            _ => before(info),
+        }));
+    });
+}
+
 /// Runs the body of an entry; nothing unwinds out of it.
 pub(super) fn guarded<T>(
     side: Side,
     op: &str,
     body: impl FnOnce() -> Result<T, MethodError>,
 ) -> RResult<T, FfiRecord<'static>> {
+    let _stretch = Stretch::of(side);
     // What the body leaves half done is behind `&self` of the trait's own types, which answer for it: the panic is
     // reported, not hidden, and a host stops using a method that panicked.
     let outcome = catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|payload| Err(caught(side, op, payload)));
@@ -56,7 +105,11 @@ fn caught(side: Side, op: &str, payload: Box<dyn Any + Send>) -> MethodError {
         Side::Plugin => (PLUGIN_PANICKED, "plugin"),
         Side::Host => (HOST_PANICKED, "host"),
     };
-    MethodError::new(code, format!("the {who} panicked in `{op}`: {text}")).label("op", op)
+    let error = MethodError::new(code, format!("the {who} panicked in `{op}`: {text}")).label("op", op);
+    match (side, ORIGIN.take()) {
+        (Side::Plugin, Some(place)) => error.label("at", place),
+        _ => error,
+    }
 }
 
 /// The result that an answer stands for.
@@ -86,6 +139,11 @@ mod tests {
             (PLUGIN_PANICKED, "the plugin panicked in `edit`: of a literal")
         );
         assert!(message(|| panic!("of {}", 1)).message.ends_with("of 1"));
+        let at = lit.labels.iter().find(|(name, _)| name == "at").expect("it is told where");
+        assert!(at.1.contains("guard.rs:"), "{at:?}");
+        // What panics outside of a call is not taken for the next one's.
+        let outside = std::thread::spawn(|| panic!("outside")).join();
+        assert!(outside.is_err() && !CALLED.get() && ORIGIN.take().is_none());
         assert!(message(|| std::panic::panic_any(Bomb)).message.ends_with("not a text"));
     }
 

@@ -9,12 +9,12 @@ use std::time::Duration;
 
 use engraft_plugin_api::{
     Artefact, BlockSite, Calls, Capabilities, Change, Delta, Descriptor, EditMethod, EditRequest, Family, Fold,
-    Increment, InterceptCall, MethodError, ModelAccess, ParamKind, ParamSpec, ParamValue, Params, Plugin, Role, Route,
-    RouteQuery, Site, Tensor, TrainData, WeightRef, export_method,
+    Increment, InterceptCall, MethodError, ModelAccess, ParamKind, ParamSpec, ParamValue, Params, Place, Plugin, Poke,
+    Role, Route, RouteQuery, RunRequest, Site, Tensor, TrainData, WeightRef, export_method,
 };
 
 /// What can go wrong inside a method that was built as it should be.
-const FAULTS: [&str; 39] = [
+const FAULTS: [&str; 41] = [
     "none",
     "panic-create",
     "panic-edit",
@@ -30,6 +30,8 @@ const FAULTS: [&str; 39] = [
     "deaf-edit",
     "hang-cancelled",
     "unsteady-edit",
+    "empty-edit",
+    "wrong-request",
     "remembering-edit",
     "unfit-edit",
     "crash-edit",
@@ -89,6 +91,13 @@ impl EditMethod for Stress {
             }
             // Deaf to cancellation, as a blocked native call is; it ends at last so that a test can.
             "hang" => sleep(Duration::from_millis(self.milliseconds)),
+            "empty-edit" => return Ok(Vec::new()),
+            // One number for what is as wide as the model.
+            "wrong-request" => {
+                let places = vec![Place { row: 0, pos: 0 }];
+                let adds = vec![Poke { site: Site::Embed, places: places.clone(), values: Tensor::zeros([1, 1]) }];
+                access.run(&RunRequest { rows: vec![vec![1]], adds, logits: places, ..RunRequest::default() })?;
+            }
             "wait" => {
                 while !access.cancelled() {
                     sleep(Duration::from_millis(1));

@@ -103,8 +103,14 @@ impl Found {
         Some(Self { law, says, verdict, expected, found, why, stderr: Vec::new() })
     }
 
-    fn print(&self) -> Result<()> {
+    /// Prints the law; what was found at an earlier one already is not told in full again.
+    fn print(&self, earlier: &[Self]) -> Result<()> {
+        let met = |found: &String| earlier.iter().find(|law| law.found.as_ref() == Some(found));
         let more = match (&self.found, &self.why) {
+            (Some(found), _) if met(found).is_some() => {
+                let before = met(found).map_or("", |law| law.says);
+                format!(": expected {}; found: the same as where {before}", self.expected)
+            }
             (Some(found), _) => format!(": expected {}; found: {found}", self.expected),
             (None, Some(why)) => format!(": {why}"),
             (None, None) => String::new(),
@@ -206,7 +212,7 @@ impl Checking {
         let Some(mut found) = Found::new(law, outcome) else { return Ok(()) };
         found.stderr = stderr;
         if !self.json {
-            found.print()?;
+            found.print(&self.report.laws)?;
         }
         self.report.laws.push(found);
         Ok(())
