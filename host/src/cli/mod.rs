@@ -197,16 +197,22 @@ impl Makers {
     /// The artefact that the method had when it made a patch, if it had one.
     fn learnt(&self, patch: &Patch) -> Result<Option<ArtefactFile>> {
         let Some(hash) = patch.artefact else { return Ok(None) };
+        let mut others = Vec::new();
         for path in &self.artefacts {
             let file = ArtefactFile::load(path)?;
             if file.hash() == hash {
                 return Ok(Some(file));
             }
+            others.push(format!("{} of `{}`, in `{}`", file.hash(), file.method, path.display()));
         }
-        let (id, method, given) = (patch.id(), &patch.method, self.artefacts.len());
-        let text =
-            format!("`{method}` made the patch {id} with the artefact {hash}, which is none of the {given} given");
-        Err(Error::new(&plugin_codes::ARTEFACT_MISSING, text).help("name its file with `--artefact`"))
+        let (id, method) = (patch.id(), &patch.method);
+        let found = match others.as_slice() {
+            [] => "no artefact is given".to_owned(),
+            others => format!("given is {}", others.join(" and ")),
+        };
+        let text = format!("`{method}` made the patch {id} with the artefact {hash}; {found}");
+        Err(Error::new(&plugin_codes::ARTEFACT_MISSING, text)
+            .help("name the file of that very artefact with `--artefact`"))
     }
 }
 

@@ -38,8 +38,8 @@ codes! {
         must lead to what it writes, or be the written site itself. Nothing was changed. This is a defect of the plugin.";
     Plugin SPLICE_PLAIN "splice-plain" "A model cannot be exported with a splice that asks for what a plain model is not \
         told: the end of each row's prompt, or whole rows where keys and values are cached. Positions and the mask are \
-        derived from the model's own inputs. Nothing was written. Roll the splice's patches back before the export, or \
-        run the model with its patches.";
+        derived from the model's own inputs. Nothing was written. Leave the splice's patches out of the export, or run \
+        the model with its patches.";
     Config CORPUS_UNREADABLE "corpus-unreadable" "The text that statistics are gathered from is missing, not UTF-8, or \
         holds no text. Name a plain text file with `[statistics] corpus`, one document a line.";
     Model MOMENT_FOREIGN "statistics-foreign" "A file of statistics belongs to another model, site or corpus than it is \

@@ -40,6 +40,10 @@ pub trait Attached: Send + Sync {
     }
 }
 
+/// What to do about a method that is not attached.
+pub(super) const HOW_TO_ATTACH: &str = "put its plugin where plugins are looked for (`--plugin-dir` on the command line), \
+    or attach it in a program with `Model::attach`";
+
 /// The methods that were attached to a model.
 #[derive(Default)]
 pub(super) struct Attachments(RwLock<Vec<Method>>);
@@ -62,7 +66,7 @@ impl Attachments {
             let method = &patch.method;
             let with = if patch.artefact.is_some() { "parameters and artefact" } else { "parameters" };
             let text = format!("a patch of `{method}` intercepts, and `{method}` with its {with} is not attached");
-            Error::new(&codes::INTERCEPT_METHOD, text).help("load the method's plugin and attach it to the model")
+            Error::new(&codes::INTERCEPT_METHOD, text).help(HOW_TO_ATTACH)
         })
     }
 }

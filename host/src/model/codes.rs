@@ -47,7 +47,11 @@ codes! {
         not hold: the number of an addition or of a trial change is out of range.";
     Plugin INTERCEPT_METHOD "intercept-method" "A patch has a method called in the middle of forward passes, and the \
         method that made it is not attached to the model with the same parameters. A patch alone cannot do what its \
-        method does. Load the method's plugin and attach it before the patch is applied, or roll the patch back.";
+        method does. The command line attaches the methods of the patches that it is given: put the plugin where it is \
+        looked for (`--plugin-dir`). A program attaches it with `Model::attach` before the patch is applied. Or take the \
+        patch out.";
+    Plugin INTERCEPT_TWICE "intercept-twice" "A method asked in one change to be called twice at one activation. A patch is \
+        called once there. Nothing was changed. This is a defect of the plugin.";
     Plugin INTERCEPT_NOT_FINITE "intercept-not-finite" "A method that was called in the middle of a forward pass made \
         NaN or an infinity of an activation; the message names the method and the site. The request ended with this \
         error, and the model serves on. This is a fault of the method.";
@@ -71,9 +75,10 @@ codes! {
         continued otherwise than they are scored; a splice that needs the whole prompt says `whole_rows`, and is then \
         shown whole rows in every pass. Nothing was changed. A mean or a maximum over the wrong axis is the usual cause.";
     Plugin ROUTE_METHOD "route-method" "A patch has a method decide what becomes of requests, and the method that made it \
-        is not attached to the model with the same parameters. A patch alone cannot do what its method does. Load the \
-        method's plugin and attach it before the patch is applied, choose other patches for the request, or roll the \
-        patch back.";
+        is not attached to the model with the same parameters. A patch alone cannot do what its method does. The command \
+        line attaches the methods of the patches that it is given: put the plugin where it is looked for (`--plugin-dir`), \
+        and name its artefact with `--artefact`. A program attaches it with `Model::attach` before the patch is applied. Or \
+        choose other patches for the request, or take the patch out.";
     Plugin ROUTE_PANICKED "route-panicked" "A method panicked while it decided what becomes of a request. The request \
         ended with this error, and the model serves on. This is a fault of the method.";
     Plugin ROUTE_INVALID "route-invalid" "A method decided of a request what cannot be: it named patches that the query \
@@ -98,9 +103,11 @@ codes! {
     Plugin MODULE_CALL "module-call" "A method asked for something of its network that this host does not know: the \
         plugin was built for a newer one.";
     Model EXPORT_INTERCEPT "export-intercept" "An active patch has a method called in the middle of forward passes, \
-        which a plain ONNX model cannot hold. Nothing was written. Roll the patch back before the export.";
+        which a plain ONNX model cannot hold. Nothing was written. Leave the patch out of the export (`--patch` on the command \
+        line, `Model::rollback` in a program).";
     Model EXPORT_ROUTE "export-route" "An active patch has a method decide what becomes of each request, which a plain \
-        ONNX model cannot hold. Nothing was written. Roll the patch back before the export.";
+        ONNX model cannot hold. Nothing was written. Leave the patch out of the export (`--patch` on the command line, \
+        `Model::rollback` in a program).";
     Model EXPORT_TARGET "export-target" "A model cannot be exported to the place asked for: it is the base model's own \
         folder. Name a folder of its own.";
 }

@@ -20,7 +20,7 @@ use crate::base::{Error, Hash, Hasher, Result};
 use crate::hooks::{codes as hook_codes, pokable};
 use crate::runtime::codes as runtime_codes;
 use crate::runtime::operator::Called;
-use crate::weights::{Patch, PatchId, codes as weight_codes};
+use crate::weights::{Patch, PatchId};
 
 /// The interceptions of the active patches, by method in the order of their first commits.
 #[derive(Default)]
@@ -129,7 +129,7 @@ impl Model {
             self.anatomy().site(pokable(site)?)?;
             if !met.insert(site) {
                 let text = format!("a method asked to intercept twice at `{site}`");
-                return Err(Error::new(&weight_codes::DELTA_WEIGHT, text));
+                return Err(Error::new(&codes::INTERCEPT_TWICE, text).help("name each site once"));
             }
         }
         Ok(())

@@ -118,8 +118,8 @@ impl Attachment {
             patience.as_secs_f64()
         );
         Error::new(&codes::HANGS, text).help(
-            "roll its patches back, or give it more time with a greater `--patience`, or `[run] patience` of an \
-             experiment; end the process to be rid of its thread",
+            "go on without its patches, or give it more time with a greater `--patience`, or `[run] patience` of an \
+             experiment; its thread is gone only when the process ends",
         )
     }
 

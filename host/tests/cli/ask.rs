@@ -329,5 +329,8 @@ params = {{ layer = 5, scope = "learned", scope_steps = 10, template = "New fact
     }
     let one = [&["ask", &model, prompts[0]][..], &patches, &["--artefact", &artefacts[1]]].concat();
     let error = refused(&one, 5, "artefact-missing");
-    assert!(error.contains("`ike` made the patch") && error.contains("none of the 1 given"), "{error}");
+    assert!(
+        error.contains("`ike` made the patch") && error.contains("; given is ") && error.contains("`--artefact`"),
+        "{error}"
+    );
 }

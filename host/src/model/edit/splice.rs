@@ -78,7 +78,9 @@ impl Model {
                     "{both} have different splices at `{}` with the order {}, and neither comes first",
                     splice.writes, splice.order
                 );
-                return Err(Error::new(&codes::SPLICE_CONFLICT, text).help("roll one of them back"));
+                return Err(
+                    Error::new(&codes::SPLICE_CONFLICT, text).help("leave one of the two patches out, or roll it back")
+                );
             }
             for (a, b) in other.tables.iter().zip(&splice.tables) {
                 fits(a, b).map_err(|why| {

@@ -244,7 +244,7 @@ fn unattached(patch: &Patch) -> Error {
     let method = &patch.method;
     let with = if patch.artefact.is_some() { "parameters and artefact" } else { "parameters" };
     let text = format!("a patch of `{method}` routes requests, and `{method}` with its {with} is not attached");
-    Error::new(&codes::ROUTE_METHOD, text).help("load the method's plugin and attach it to the model")
+    Error::new(&codes::ROUTE_METHOD, text).help(super::attached::HOW_TO_ATTACH)
 }
 
 fn invalid(method: &str, why: &str) -> Error {

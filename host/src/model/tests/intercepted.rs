@@ -150,6 +150,11 @@ fn failures_end_their_request_alone_and_name_the_method_and_the_site() {
     refused(model.commit(proposal("adding", at(&[far], &[1]))).map(drop), "site-absent", "blocks.9");
     let pattern = Site::Block(0, BlockSite::Pattern);
     refused(model.commit(proposal("adding", at(&[pattern], &[1]))).map(drop), "site-not-pokable", "pattern");
+    refused(
+        model.commit(proposal("adding", at(&[SITE, SITE], &[1]))).map(drop),
+        "intercept-twice",
+        "`blocks.1.resid_post`",
+    );
     let under = at(&[SITE], &[1]);
     let run = RunRequest { rows: rows.clone(), logits: vec![Place { row: 0, pos: 0 }], under, ..RunRequest::default() };
     refused(model.run(&run).map(drop), "intercept-trial", "trial");
