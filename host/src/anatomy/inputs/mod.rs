@@ -13,7 +13,6 @@ use super::look::view::View;
 use super::parts::{Fixed, Inputs};
 use super::pieces::linear::Linears;
 use crate::base::{Error, Result};
-use crate::graph::DType;
 use sense::Sense;
 
 /// Names the inputs.
@@ -38,11 +37,6 @@ pub(super) fn read<'g>(
         let (place, what) = if table || flat && turns(view, &input.name) {
             (&mut found.positions, "give positions")
         } else if flat && masks(view, linears, embedding, &input.name) {
-            if input.dtype.is_float() && adds(view, &input.name) {
-                let text = format!("the mask `{}` is added to scores as it is", input.name);
-                return Err(Error::new(&codes::INPUT_UNREAD, text)
-                    .help("export the model with a mask that is 1 where a token is and 0 in the padding"));
-            }
             (&mut found.mask, "feed only the attention mask")
         } else {
             unread.push(input);
@@ -91,25 +85,6 @@ fn fixed(view: &View<'_>, found: &Inputs) -> [Option<Fixed>; 2] {
             Some(Fixed { input: port.name.clone(), extent })
         })
     })
-}
-
-/// True if a mask of floats is added to something as it is: then a token is not 1.
-fn adds(view: &View<'_>, input: &str) -> bool {
-    const MOVES: [&str; 9] =
-        ["Identity", "Cast", "Unsqueeze", "Squeeze", "Reshape", "Expand", "Slice", "Transpose", "Tile"];
-    let mut stack = vec![input.to_owned()];
-    while let Some(edge) = stack.pop() {
-        for (node, slot) in view.readers(&edge) {
-            let float = |to: i64| i32::try_from(to).is_ok_and(|to| DType(to).is_float());
-            if node.is("Add") || node.is("Attention") && slot == 3 {
-                return true;
-            }
-            if slot == 0 && MOVES.iter().any(|op| node.is(op)) && node.int("to").is_none_or(float) {
-                stack.push(node.output(0).to_owned());
-            }
-        }
-    }
-    false
 }
 
 /// True if an input's values reach the angles of a rotary embedding: a sine, rows of a table that holds sines, or the

@@ -153,7 +153,7 @@ mod tests {
         let (folder, name) = (home.path().join("model"), PathBuf::from(SETTINGS));
         std::fs::create_dir(&folder).unwrap();
         assert_eq!(settings(&folder).unwrap(), []);
-        let mut with = |text: &str| {
+        let with = |text: &str| {
             std::fs::write(folder.join(SETTINGS), text).unwrap();
             settings(&folder).unwrap()
         };

@@ -110,7 +110,7 @@ fn a_mask_that_is_added_to_scores_is_not_taken_for_one_of_ones() {
     let folder = saved(patch.apply().unwrap());
     let error = Model::open(folder.path(), &runtime::for_tests(), &OpenOptions::default()).map(drop).unwrap_err();
     assert_eq!(error.code().id, "anatomy-input-unread");
-    assert!(error.message().contains("the mask `bias` is added to scores"), "{error}");
+    assert!(error.message().contains("the mask `bias` hides no token from"), "{error}");
 }
 
 #[test]

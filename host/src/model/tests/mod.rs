@@ -18,14 +18,14 @@ mod visible;
 use std::path::{Path, PathBuf};
 
 use engraft_plugin_api::{
-    BlockSite, Change, Delta, GenerateRequest, GradientRequest, Params, Place, Poke, Role, RunRequest, Site, Tap,
-    Tensor, Term, WeightRef, Wrt,
+    BlockSite, Change, Delta, GradientRequest, Params, Place, Poke, Role, RunRequest, Site, Tap, Tensor, Term,
+    WeightRef, Wrt,
 };
 use safetensors::SafeTensors;
 
 use super::{Model, OpenOptions, Proposal};
 use crate::graph::testing::{ZOO, rows, zoo};
-use crate::graph::{Attr, DType, Dim, Graph, Patch, Shapes};
+use crate::graph::{Dim, Graph, Patch, Shapes};
 use crate::runtime;
 
 fn model(name: &str) -> Model {
