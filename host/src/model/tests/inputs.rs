@@ -98,7 +98,7 @@ fn inputs_are_fed_in_the_type_that_the_graph_asks_for() {
 
 #[test]
 fn a_mask_that_is_added_to_scores_is_not_taken_for_one_of_ones() {
-    let graph = Graph::load(&rows().into_iter().find(|row| row.name == "gpt2-dynamo-mask").unwrap().folder).unwrap();
+    let graph = Graph::load(&rows().into_iter().find(|row| row.name == "gpt2-dynamo-nomask").unwrap().folder).unwrap();
     let scores = graph.nodes().iter().find(|node| node.is("Softmax")).unwrap().input(0).unwrap().to_owned();
     let mut patch = Patch::new(&graph);
     let mask = patch.input("bias", DType::F32, symbols("bias")).unwrap();
