@@ -16,12 +16,12 @@ pub(super) fn problem(view: &View<'_>) -> Option<Error> {
     let first = *found.first()?;
     let more = if found.len() > 1 { format!(" and {} more like it", found.len() - 1) } else { String::new() };
     let how = match first.input(2).filter(|_| first.is("Dropout")) {
-        Some(mode) if view.is_fixed(mode) => format!("drops values: its training mode `{mode}` is on"),
-        Some(mode) => format!("drops values where `{mode}` says so, which is not fixed"),
-        None if first.is("Dropout") => "drops values: it is not marked as a test's".to_owned(),
-        None => "draws random numbers".to_owned(),
+        Some(mode) if view.is_fixed(mode) => format!("dropout is at work, its training mode `{mode}` is on"),
+        Some(mode) => format!("dropout is at work where `{mode}` says so, which is not fixed"),
+        None if first.is("Dropout") => "dropout is at work, which is not marked as a test's".to_owned(),
+        None => "random numbers are drawn".to_owned(),
     };
-    let text = format!("{}{more} {how}: expected a graph that gives one answer", first.label());
+    let text = format!("in {}{more} {how}: expected a graph that gives one answer", first.label());
     let advice =
         "export the model for inference: with torch, after `model.eval()` and with `training=TrainingMode.EVAL`";
     Some(Error::new(&codes::TRAINING, text).help(advice))

@@ -301,12 +301,15 @@ impl<'g> View<'g> {
 
     /// True if `edge` is computed from the values of `origin`.
     pub fn derives(&self, edge: &'g str, origin: &str) -> bool {
-        let Some(first) = self.index.producer_id(origin) else { return false };
+        let first = self.index.producer_id(origin);
+        if first.is_none() && self.graph.initializer(origin).is_some() {
+            return false;
+        }
         let mut found = false;
         self.upstream(edge, |e| {
             found |= e == origin;
             // Nodes are in order: nothing made before the origin can derive from it.
-            found || self.index.producer_id(e).is_none_or(|id| id <= first)
+            found || self.index.producer_id(e).is_none_or(|id| first.is_some_and(|first| id <= first))
         });
         found
     }

@@ -5,7 +5,7 @@ use engraft_plugin_api::{BlockSite, Role, Site, WeightRef};
 use super::spellings::{plain, truth};
 use super::{anatomy, fixture};
 use crate::anatomy::Anatomy;
-use crate::graph::testing::decoders::{D, IDS, MASK, Packed, Style, VOCAB};
+use crate::graph::testing::decoders::{D, IDS, MASK, Packed, Positions, Style, VOCAB};
 use crate::graph::testing::{changed, quantised};
 use crate::graph::{Attr, DType, Dim, Graph, Patch};
 
@@ -155,13 +155,15 @@ fn a_product_that_is_scaled_is_named() {
 
 #[test]
 fn embedded_tokens_in_place_of_ids_are_named() {
-    let graph = with(plain(), |patch, found| {
-        let dims = vec![Dim::symbol("batch"), Dim::symbol("pos"), Dim::Known(D)];
-        let given = patch.input("embedded", DType::F32, dims).unwrap();
-        let table = found.weight(WeightRef::Embedding).unwrap();
-        patch.shunt(table.output.as_deref().unwrap(), &given).unwrap();
-    });
-    refused(&graph, "anatomy-not-found", &["`embedded`", "embedded tokens, expected token ids"]);
+    for positions in [Positions::Learned, Positions::Rotary] {
+        let graph = with(Style { positions, ..plain() }, |patch, found| {
+            let dims = vec![Dim::symbol("batch"), Dim::symbol("pos"), Dim::Known(D)];
+            let given = patch.input("embedded", DType::F32, dims).unwrap();
+            let table = found.weight(WeightRef::Embedding).unwrap();
+            patch.shunt(table.output.as_deref().unwrap(), &given).unwrap();
+        });
+        refused(&graph, "anatomy-not-found", &["`embedded`", "embedded tokens, expected token ids"]);
+    }
 }
 
 #[test]
