@@ -67,7 +67,8 @@ impl Draft {
         let turned = if linear.weight.transposed { ", transposed" } else { "" };
         self.weight(weight, linear.weight(columns, input, format!("{part}the matrix of a {}{turned}", linear.op)));
         let how = if linear.op == "Gemm" { "Gemm" } else { "MatMul and Add" };
-        match linear.bias(columns, format!("{part}the vector that the {how} adds")) {
+        let part = if projection.bias.is_some() { "" } else { part.as_str() };
+        match projection.bias(format!("{part}the vector that the {how} adds")) {
             Some(edge) => self.weight(bias, edge),
             None => self.absent(bias, format!("its {} adds no vector", linear.op)),
         }

@@ -148,7 +148,7 @@ fn read(view: &View<'_>, draft: &mut Draft) -> Result<()> {
     let norm = unembedding.norm;
     // Where nothing but copies lies between, the norm's own output is the input.
     let input = norm.map(|n| n.output).filter(|e| view.chain(linear.input).contains(e)).unwrap_or(linear.input);
-    let whole = Projection { linear, columns: None };
+    let whole = Projection { linear, columns: None, bias: None };
     draft.linear(&whole, WeightRef::Unembedding, WeightRef::UnembeddingBias, input);
     match norm {
         Some(norm) => {

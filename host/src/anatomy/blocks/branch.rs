@@ -95,7 +95,7 @@ pub(super) fn note(ending: &Ending<'_, '_>, layer: usize, names: &Names, input: 
         evidence = format!("what {addition} adds, after {}", ending.between);
     }
     draft.site(site(added), ending.added, evidence);
-    let whole = Projection { linear: out, columns: None };
+    let whole = Projection { linear: out, columns: None, bias: None };
     draft.linear(&whole, WeightRef::Block(layer, weight), WeightRef::Block(layer, bias), input);
     match ending.post {
         Some(norm) => draft.scale(norm, WeightRef::Block(layer, post)),

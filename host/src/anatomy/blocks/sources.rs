@@ -5,7 +5,7 @@ use std::collections::{HashSet, VecDeque};
 use crate::anatomy::columns::Columns;
 use crate::anatomy::look::layout::Layout;
 use crate::anatomy::look::region::Region;
-use crate::anatomy::look::view::View;
+use crate::anatomy::look::view::{Stored, View};
 use crate::anatomy::pieces::linear::{Linear, Linears, Projection};
 use crate::graph::{Node, is_pointwise};
 
@@ -25,6 +25,8 @@ pub(super) struct Source<'l, 'g> {
     pub uses: Vec<&'g str>,
     /// The first node that changes the values of packed outputs before they are taken apart.
     pub altered: Option<&'g Node>,
+    /// The vector that is added to them alone.
+    bias: Option<Stored<'g>>,
 }
 
 impl<'l, 'g> Source<'l, 'g> {
@@ -33,7 +35,7 @@ impl<'l, 'g> Source<'l, 'g> {
         self.followed.then_some(())?;
         let whole = self.outputs.len() == self.linear.width_out;
         let columns = if whole { None } else { Some(Columns::of(&self.outputs)?) };
-        Some(Projection { linear: self.linear, columns })
+        Some(Projection { linear: self.linear, columns, bias: self.bias })
     }
 
     /// The nearest edge that holds exactly these outputs in axes that `read` accepts.
@@ -88,15 +90,21 @@ fn of<'l, 'g>(
     let Some(whole) = Layout::whole(view, linear.output, linear.width_out) else {
         let outputs = (0..linear.width_out).collect();
         let uses = vec![linear.output];
-        return vec![Source { linear, outputs, followed: false, edges: Vec::new(), uses, altered: None }];
+        return vec![Source { linear, outputs, followed: false, edges: Vec::new(), uses, altered: None, bias: None }];
     };
-    let mut altered = None;
+    let (mut altered, mut biases) = (None, Vec::new());
     let mut edges = Vec::new();
     let mut uses: Vec<(&'g str, Vec<bool>)> = Vec::new();
     let mut open: Vec<(&'g str, Vec<bool>)> = Vec::new();
     let mut seen = HashSet::from([linear.output]);
     let mut queue = VecDeque::from([(linear.output, whole, None)]);
     while let Some((edge, layout, changed)) = queue.pop_front() {
+        let own = (changed.is_none() && linear.bias.is_none()).then(|| bias(view, edge, &layout)).flatten();
+        if let Some((stored, sum)) = own.filter(|(_, sum)| edge != target && part.has(sum)) {
+            biases.push((layout.outputs(), stored));
+            queue.push_back((sum, layout, changed));
+            continue;
+        }
         let (mut used, mut picked) = (edge == target, false);
         for (node, slot) in view.readers(edge) {
             if !part.holds_node(node) {
@@ -169,15 +177,22 @@ fn of<'l, 'g>(
             }
         }
     }
-    let source = |(holds, uses): (Vec<bool>, Vec<&'g str>)| Source {
-        linear,
-        outputs: (0..linear.width_out).filter(|&o| holds[o]).collect(),
-        followed,
-        edges: edges.clone(),
-        uses,
-        altered,
+    let source = |(holds, uses): (Vec<bool>, Vec<&'g str>)| {
+        let outputs: Vec<usize> = (0..linear.width_out).filter(|&o| holds[o]).collect();
+        let mut added = biases.iter().filter(|(of, _)| of.iter().any(|&o| holds[o]));
+        let bias = added.clone().find(|(of, _)| *of == outputs).map(|(_, stored)| *stored);
+        // A bias of a part of the outputs is no bias that is read.
+        let followed = followed && added.all(|(of, _)| *of == outputs);
+        Source { linear, outputs, followed, edges: edges.clone(), uses, altered, bias }
     };
     groups.into_iter().map(source).collect()
+}
+
+/// The vector of the file that is added to packed outputs once they are taken apart, and the sum.
+fn bias<'g>(view: &View<'g>, edge: &'g str, layout: &Layout) -> Option<(Stored<'g>, &'g str)> {
+    let [(node, slot)] = view.readers(edge)[..] else { return None };
+    let stored = view.stored(node, 1 - slot.min(1), 1).filter(|_| node.is("Add") && layout.is_flat())?;
+    (stored.initializer.len() == layout.outputs().len()).then_some((stored, node.output(0)))
 }
 
 /// True if a node changes each element of its input `slot` by itself, by nothing else that the part computes, and

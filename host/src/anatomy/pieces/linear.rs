@@ -41,9 +41,19 @@ pub(in crate::anatomy) struct Projection<'l, 'g> {
     pub linear: &'l Linear<'g>,
     /// Which, where not all.
     pub columns: Option<Columns>,
+    /// What is added to them alone, where the map itself has no bias.
+    pub bias: Option<Stored<'g>>,
 }
 
 impl Projection<'_, '_> {
+    /// The vector that is added to its outputs.
+    pub fn bias(&self, evidence: String) -> Option<WeightEdge> {
+        match &self.bias {
+            Some(stored) => Some(place(stored, Storage::Vector, [1, self.width()], evidence)),
+            None => self.linear.bias(self.columns, evidence),
+        }
+    }
+
     pub fn width(&self) -> usize {
         self.columns.map_or(self.linear.width_out, |c| c.count())
     }
@@ -151,7 +161,7 @@ impl<'g> Linear<'g> {
     }
 
     /// The bias, or some of it.
-    pub fn bias(&self, columns: Option<Columns>, evidence: String) -> Option<WeightEdge> {
+    fn bias(&self, columns: Option<Columns>, evidence: String) -> Option<WeightEdge> {
         let shape = [1, columns.map_or(self.width_out, |c| c.count())];
         let mut edge = place(self.bias.as_ref()?, Storage::Vector, shape, evidence);
         edge.columns = columns;

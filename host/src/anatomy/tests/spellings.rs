@@ -7,7 +7,7 @@ use engraft_plugin_api::{BlockSite, Role, Site, WeightRef};
 use super::anatomy;
 use crate::anatomy::{Anatomy, Columns};
 use crate::graph::testing::decoders::{
-    Activation, D, Gate, HEADS, IDS, LAYERS, Norm, Packed, Parallel, Place, Positions, Style, WIDTH,
+    Activation, D, Gate, HEADS, IDS, LAYERS, MLP, Norm, Packed, Parallel, Place, Positions, Style, WIDTH,
 };
 use crate::graph::testing::with_constants;
 use crate::graph::{Attr, DType, Graph, Initializer, Patch};
@@ -120,6 +120,36 @@ fn copies_between_a_product_and_its_bias_do_not_matter() {
     };
     assert_eq!(stored(&found), stored(&before));
     assert_eq!(inside(&found), inside(&before));
+}
+
+#[test]
+fn biases_that_are_added_once_packed_outputs_are_taken_apart_are_read() {
+    let graph = Style { gate: Gate::Blocks, biased: false, ..plain() }.build().graph;
+    let before = anatomy(&graph).unwrap();
+    let mut patch = Patch::new(&graph);
+    let mut sums = BTreeMap::new();
+    let (roles, index) = ([Role::Query, Role::Key, Role::Value], graph.index());
+    let split =
+        index.consumers(before.weight(weight(1, roles[0])).unwrap().output.as_deref().unwrap()).next().unwrap().0;
+    let gated = [BlockSite::MlpPre, BlockSite::MlpPreLinear].map(|s| before.site(block(1, s)).unwrap());
+    let parts = split.outputs().iter().map(String::as_str).chain(gated);
+    let biases = [Role::QueryBias, Role::KeyBias, Role::ValueBias, Role::MlpGateBias, Role::MlpInBias];
+    let widths = [HEADS * WIDTH, 2 * WIDTH, 2 * WIDTH, MLP, MLP];
+    for ((part, role), width) in parts.zip(biases).zip(widths) {
+        let bias = patch.f32(&[width], &vec![0.3; width]);
+        let sum = patch.op("Add", &[part, &bias], &[]).unwrap();
+        patch.shunt(part, &sum).unwrap();
+        sums.insert(role, (bias, sum));
+    }
+    let found = anatomy(&patch.apply().unwrap()).unwrap();
+    for (role, (bias, _)) in &sums {
+        let at = found.weight(weight(1, *role)).unwrap();
+        assert_eq!((&at.initializer, at.columns), (bias, None), "{role:?}");
+    }
+    for (role, at) in stored(&before) {
+        assert_eq!(stored(&found)[&role], at, "{role}");
+    }
+    assert_eq!(found.site(block(1, BlockSite::MlpPre)).unwrap(), sums[&Role::MlpGateBias].1);
 }
 
 #[test]

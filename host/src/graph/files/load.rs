@@ -176,8 +176,8 @@ impl Graph {
 }
 
 /// Makes every `Constant` whose tensor lies in a data file an initializer, so that it is checked, shared and exported
-/// like one. Where matrices that are multiplied with are in such nodes, all vectors and matrices of floats in them are
-/// parameters, but those that hold one number throughout.
+/// like one. Vectors of floats in such nodes are parameters, and where matrices that are multiplied with are in them, so
+/// are all matrices; but not those that hold one number throughout.
 ///
 /// # Errors
 /// `graph-unsupported` for a tensor in a data file in another place.
@@ -190,7 +190,9 @@ fn lift(graph: &mut GraphProto) -> Result<()> {
         let value = node.attribute.iter_mut().find(|a| a.name == "value").and_then(|a| a.t.as_mut());
         match value {
             Some(tensor)
-                if standard && node.op_type == "Constant" && (external(tensor) || inside && is_parameter(tensor)) =>
+                if standard
+                    && node.op_type == "Constant"
+                    && (external(tensor) || (inside || tensor.dims.len() == 1) && is_parameter(tensor)) =>
             {
                 let mut tensor = std::mem::take(tensor);
                 tensor.name = node.output.first().cloned().unwrap_or_default();
