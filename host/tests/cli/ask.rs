@@ -207,7 +207,7 @@ fn a_cache_that_is_not_whole_is_refused_with_what_was_expected_and_found() {
 fn inputs_that_are_not_read_are_named_with_advice() {
     for (name, dtype, rank, advice) in [
         ("use_cache_branch", 9, 1, "a file of its own"),
-        ("cache_position", 7, 1, "[batch, pos], in its place"),
+        ("nobody_reads_it", 7, 1, "use_cache=False"),
         ("encoder", 1, 3, "use_cache=False"),
     ] {
         let (_folder, path) =
