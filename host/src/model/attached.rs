@@ -14,7 +14,8 @@ use crate::base::{Error, Hash, Result};
 use crate::weights::Patch;
 
 /// A method that requests call: it decides what becomes of them, or sees and replaces activations on their way through
-/// the model. Requests may call it at once.
+/// the model. Requests may call it at once. A call that blocks holds up its own request alone, until as many block as a
+/// structure may have requests at once ([`OpenOptions::sessions`](super::OpenOptions)).
 pub trait Attached: Send + Sync {
     /// What an activation becomes, in its shape; none to leave it as it is.
     ///

@@ -33,7 +33,7 @@ pub const PLACE: &str = "place";
 /// The input of a graph with this operator, i64 without an axis, that a [`Program`](super::Program) feeds by itself.
 pub const RUN_INPUT: &str = "engraft.run";
 
-/// What is called in the middle of a run. Runs of several programs may call it at once.
+/// What is called in the middle of a run. Several runs may call it at once.
 pub trait Called: Send + Sync {
     /// Sees an activation `[rows, columns, ...]` and its positions `[rows, columns]` at a place of the graph, and
     /// gives what it becomes, in its shape; none to leave it. It must not run a program that it is called from.
