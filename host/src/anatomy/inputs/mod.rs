@@ -1,5 +1,5 @@
 //! The inputs of the graph by how they are used: token ids, positions, padding mask, cached keys and
-//! values; anything else is refused by name.
+//! values; anything else is refused by name (`unread`), and so is a mask that hides what it is 1 for (`sense`).
 
 mod cache;
 mod sense;
