@@ -37,7 +37,8 @@ pub(crate) fn edit(runtime: &Runtime) -> Outcome<()> {
     }
     let Some(large) = large() else { return Ok(()) };
     let model = Model::open(&large, runtime, &OpenOptions::default())?;
-    let long = |i: usize| format!("{:?}", format!("{} {{}}", "ab cd efg".repeat(2 + i % 2)));
+    const WORDS: &str = "ab cd efg h";
+    let long = |i: usize| format!("{:?}", format!("{} {{}}", WORDS.repeat(2 + i % 2)));
     let list: Vec<String> = (0..10).map(long).collect();
     let params = format!(
         "layer = 5\ncovariance = 'none'\nearly_stop_loss = 0.0\nprefixes = 'fixed'\nprefix_list = [{}]",
@@ -47,7 +48,7 @@ pub(crate) fn edit(runtime: &Runtime) -> Outcome<()> {
     let target = Target { new: "xyz".into(), old: None };
     let request = EditRequest { id: "1".into(), prompt: "The {} is".into(), subject: Some("abc def".into()), target };
     let access = Access::new(&model, Cancel::new(), 0);
-    let tokens = model.tokenizer()?.encode(&format!("{} The abc def is", "ab cd efg".repeat(2)))?.ids.len();
+    let tokens = model.tokenizer()?.encode(&format!("{} The abc def is", WORDS.repeat(2)))?.ids.len();
     let one = || seconds(|| method.edit(&access, std::slice::from_ref(&request)).map(drop).map_err(Into::into));
     one()?;
     let times = vec![one()?, one()?, one()?];
