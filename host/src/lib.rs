@@ -58,7 +58,7 @@
 //!   bytes before they are loaded. An [`Attachment`](plugins::Attachment) is a method that a model calls for its patches.
 //! - [`Proposal`](model::Proposal) and [`Patch`](weights::Patch): what a method wants changed, and what was committed.
 //!   Plain data. A patch is a file too, bound to its base model by hash, and the unit of rollback. Committing costs the
-//!   sum of the active patches and two passes over one row, which prove that it took effect.
+//!   sum of the active patches and two passes over one row, which prove that it takes effect (five with splices, which are also tried beside other rows).
 //! - [`Journal`](weights::Journal): what was committed and rolled back, in order, and when. In memory it ends with the
 //!   model; in a folder ([`OpenOptions::journal`](model::OpenOptions)) the next opening takes up the patches that were
 //!   active, and is refused unless their sum has the hash that was recorded. One model holds a journal at a time;

@@ -2,8 +2,8 @@
 //!
 //! A [`Model`] is one base model on one device. It is `Send + Sync`; its calls take `&self` and may run at once. The
 //! base files are mapped and never written. Edits are patches beside the base: [`Model::commit`] checks every delta,
-//! writes the journal, swaps the sum of patches in one step and proves by probe logits that the edit took effect;
-//! [`Model::rollback`] takes any patch out again and verifies by hash that the rest is as if it had never been. A
+//! proves by probe logits of the sum with the patch that it takes effect, writes the journal and swaps the sum in one
+//! step; [`Model::rollback`] takes any patch out again and verifies by hash that the rest is as if it had never been. A
 //! request in flight keeps the sum it began with.
 //!
 //! One file or folder a verb: `open`, `run` (one pass, and which patches each row of it sees), `gradient`, `generate`,

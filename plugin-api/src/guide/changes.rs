@@ -1,8 +1,8 @@
 //! What a method may propose. All changes of one call of `edit` are one patch: committed together, rolled back together,
 //! in any order with other patches.
 //!
-//! The host checks what it gets (shapes, finite numbers, known parts, size), applies it in one step, and proves by a
-//! probe that it reached the running model. A refused change is an error with a code; the model is as it was.
+//! The host checks what it gets (shapes, finite numbers, known parts, size), proves by a probe that it takes effect,
+//! and applies it in one step. A refused change is an error with a code; the model is as it was.
 //!
 //! # Weights
 //!

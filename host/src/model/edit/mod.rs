@@ -1,4 +1,4 @@
-//! Editing: validate what a method proposes, commit it as a patch, prove that it took effect, roll it back.
+//! Editing: validate what a method proposes, prove that it takes effect, commit it as a patch, roll it back.
 //!
 //! `splice` reads and tries graphs that patches bring along, `statistic` tells a method what its active patches hold,
 //! `narrow` what rounding takes from deltas, and `export` writes the edited model as a plain one.
