@@ -14,7 +14,7 @@ use crate::anatomy::look::region::{ELEMENTWISE, Region, mixes};
 use crate::anatomy::look::view::{View, operator};
 use crate::anatomy::parts::Axes;
 use crate::anatomy::pieces::linear::Linears;
-use crate::anatomy::pieces::norms::Norms;
+use crate::anatomy::pieces::norms::{Norm, Norms};
 use crate::base::Error;
 use crate::graph::Node;
 
@@ -69,7 +69,7 @@ pub(in crate::anatomy) fn read<'g>(
         }
     };
     let out = ending.out;
-    let mix = mixing(view, region, out.operand);
+    let mix = mixing(view, norms, region, out.operand);
     let z = z(view, out.operand);
     let input = match z {
         Some((edge, _)) if view.rank(out.input) != Some(3) => edge,
@@ -102,7 +102,10 @@ pub(in crate::anatomy) fn read<'g>(
     }
     match mix.pattern {
         Ok(pattern) => {
-            draft.site(site(BlockSite::Pattern), pattern, "the Softmax of masked scores, multiplied with the values")
+            let left = if mix.sink { "; a key that is none of the positions' takes a part of it" } else { "" };
+            draft.anatomy.sinks.extend(mix.sink.then_some(layer));
+            let evidence = format!("the Softmax of masked scores, multiplied with the values{left}");
+            draft.site(site(BlockSite::Pattern), pattern, evidence);
         }
         Err(op) => {
             draft.absent_sites(layer, &[BlockSite::Pattern], &format!("one {op} operator fuses scores and mixing"));
@@ -132,10 +135,13 @@ pub(in crate::anatomy) fn read<'g>(
     let each = width(mix.v, mix.heads.map(|h| h.1)).filter(|&d| d > 0 && out.width_in.is_multiple_of(d));
     let mixed = each.map(|d| out.width_in / d);
     let found = found.map(|(part, found)| (part, found.and_then(|found| counted(found, part.0, mixed))));
+    let keys = found[1].1.is_ok();
     for ((name, ..), found) in &found {
         match (name, found) {
             (BlockSite::Q, Ok(found)) => draft.heads(layer, found.heads, found.d_head),
             (BlockSite::K, Ok(found)) => draft.kv_heads(layer, found.heads),
+            // As many as there are of values, where several maps make the keys.
+            (BlockSite::V, Ok(values)) if !keys => draft.kv_heads(layer, values.heads),
             _ => {}
         }
     }
@@ -181,9 +187,12 @@ pub(in crate::anatomy) fn read<'g>(
             _ => draft.absent(weight(role), format!("{} norms of {word} stand before the scores", part.len())),
         }
     }
+    let after = mix.norm.map_or(String::new(), |norm| format!(" after {}", norm.words()));
+    draft.anatomy.altered_values.extend(mix.norm.map(|_| layer));
     match z {
         Some((edge, axes)) => {
-            draft.site_in(site(BlockSite::Z), edge, axes, "the mixed values, read by the output projection")
+            let evidence = format!("the mixed values{after}, read by the output projection");
+            draft.site_in(site(BlockSite::Z), edge, axes, evidence);
         }
         None => draft.absent(site(BlockSite::Z), "no edge holds the mixed values as [batch, pos, head, d_head]"),
     }
@@ -224,7 +233,11 @@ fn counted<'l, 'g>(found: Heads<'l, 'g>, name: BlockSite, mixed: Option<usize>) 
 }
 
 /// The product of attention weights and values.
-struct Mix<'g> {
+struct Mix<'n, 'g> {
+    /// The norm that the mixed values go through before they are projected.
+    norm: Option<&'n Norm<'g>>,
+    /// True if the softmax is over a key more than is mixed.
+    sink: bool,
     /// The attention weights, or the operator that keeps them inside.
     pattern: Result<&'g str, String>,
     v: &'g str,
@@ -247,17 +260,21 @@ fn z<'g>(view: &View<'g>, operand: &'g str) -> Option<(&'g str, Axes)> {
 }
 
 /// Walks back from the projection's input to the product of attention weights and values.
-fn mixing<'g>(view: &View<'g>, region: &Region<'g>, operand: &'g str) -> Option<Mix<'g>> {
-    let mut at = operand;
+fn mixing<'n, 'g>(view: &View<'g>, norms: &'n Norms<'g>, region: &Region<'g>, operand: &'g str) -> Option<Mix<'n, 'g>> {
+    let (mut at, mut norm) = (operand, None);
     loop {
         let node = view.producer(at).filter(|_| region.has(at))?;
-        if let Some(before) = view.relayed(node) {
+        if let Some(found) = norms.making(at).filter(|_| norm.is_none()) {
+            (at, norm) = (found.input, Some(found));
+        } else if let Some(before) = view.relayed(node) {
             at = before;
         } else if node.is("Transpose") {
             at = node.input(0)?;
         } else if node.is("Attention") {
             let count = |name| node.int(name).and_then(|n| usize::try_from(n).ok());
             return Some(Mix {
+                norm,
+                sink: false,
                 pattern: Err(operator(node)),
                 v: node.input(2)?,
                 scores: Some((node.input(0)?, node.input(1)?)),
@@ -267,13 +284,15 @@ fn mixing<'g>(view: &View<'g>, region: &Region<'g>, operand: &'g str) -> Option<
         } else if node.is("MatMul") {
             let (a, b) = (node.input(0)?, node.input(1)?);
             let of = |edge| Some((edge, softmax(view, edge)?));
-            let (weights, softmax, v) = match (of(a), of(b)) {
-                (Some((weights, softmax)), None) => (weights, softmax, b),
-                (None, Some((weights, softmax))) => (weights, softmax, a),
+            let (weights, (softmax, sink), v) = match (of(a), of(b)) {
+                (Some((weights, made)), None) => (weights, made, b),
+                (None, Some((weights, made))) => (weights, made, a),
                 _ => return None,
             };
             let pattern = Ok(view.root_of_rank(weights, 4).unwrap_or(weights));
             return Some(Mix {
+                norm,
+                sink,
                 pattern,
                 v,
                 scores: scores(view, region, softmax.input(0)?),
@@ -286,22 +305,26 @@ fn mixing<'g>(view: &View<'g>, region: &Region<'g>, operand: &'g str) -> Option<
     }
 }
 
-/// The softmax of which `pattern` is the output, perhaps with not-a-number replaced or a last key left out.
-fn softmax<'g>(view: &View<'g>, pattern: &'g str) -> Option<&'g Node> {
-    let mut at = view.root(pattern);
+/// The softmax of which `pattern` is the output, perhaps with not-a-number replaced or a last key left out, and whether
+/// one is.
+fn softmax<'g>(view: &View<'g>, pattern: &'g str) -> Option<(&'g Node, bool)> {
+    let (mut at, mut sink) = (view.root(pattern), false);
     loop {
         let node = view.producer(at)?;
         let kept = match node.op() {
             "Softmax" => {
                 let axis = node.int("axis").unwrap_or(-1);
                 let last = view.rank(at).is_none_or(|rank| axis + 1 == rank as i64);
-                return (axis == -1 || last).then_some(node);
+                return (axis == -1 || last).then_some((node, sink));
             }
             "Where" => node.input(2).filter(|kept| {
                 view.producer(node.input(0).unwrap_or_default())
                     .is_some_and(|n| n.is("IsNaN") && n.input(0) == Some(kept))
             })?,
-            "Slice" => node.input(0)?,
+            "Slice" => {
+                sink = true;
+                node.input(0)?
+            }
             _ => return None,
         };
         at = view.root(kept);

@@ -104,13 +104,15 @@ fn attention(block: &Block<'_>, weight: &Weights<'_>, report: &mut Report<'_>) -
     if let Some(pattern) = block.at.heads(block.site(B::Pattern))? {
         let sums = pattern.sum_axis(Axis(3));
         let sums = Array2::from_shape_vec((sums.len(), 1), sums.iter().copied().collect()).map_err(shape)?;
-        report.compare("attn.pattern sums to 1", sums.view(), &Array2::ones(sums.raw_dim()))?;
+        if !block.anatomy.sinks.contains(&block.layer) {
+            report.compare("attn.pattern sums to 1", sums.view(), &Array2::ones(sums.raw_dim()))?;
+        }
         let n = pattern.len_of(Axis(2));
         if n == pattern.len_of(Axis(3)) {
             let seen = Array2::from_shape_fn((n, n), |(query, key)| f32::from(u8::from(key <= query)));
             let back = (&pattern * &seen).sum_axis(Axis(3));
             let back = Array2::from_shape_vec((back.len(), 1), back.iter().copied().collect()).map_err(shape)?;
-            report.compare("attn.pattern looks back only", back.view(), &Array2::ones(back.raw_dim()))?;
+            report.compare("attn.pattern looks back only", back.view(), &sums)?;
         }
         let altered = block.anatomy.altered_values.contains(&block.layer);
         if let (false, Some(v), Some(z)) = (altered, block.at.heads(block.site(B::V))?, block.rows(B::Z)?) {

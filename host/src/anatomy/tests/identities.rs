@@ -1,6 +1,8 @@
 //! The identities between the weights that the anatomy finds in a graph and what PyTorch recorded of the activations.
 
-use engraft_plugin_api::{Role, Site, Tensor, WeightRef};
+use std::collections::BTreeSet;
+
+use engraft_plugin_api::{BlockSite, Role, Site, Tensor, WeightRef};
 use safetensors::SafeTensors;
 
 use super::anatomy;
@@ -29,8 +31,19 @@ fn value(graph: &Graph, weight: &WeightEdge) -> Tensor {
 
 /// Checks the weights of a graph of the zoo as its anatomy finds them against PyTorch's records of the activations.
 fn deviations(row: &Row, change: impl Fn(WeightRef, Tensor) -> Tensor) -> Vec<Deviation> {
+    deviations_of(row, [].into(), |_, value| value, change)
+}
+
+/// The same with blocks that are said to have sinks, and the activations changed.
+fn deviations_of(
+    row: &Row,
+    sinks: BTreeSet<usize>,
+    seen: impl Fn(Site, Tensor) -> Tensor,
+    change: impl Fn(WeightRef, Tensor) -> Tensor,
+) -> Vec<Deviation> {
     let graph = Graph::load(&row.folder).unwrap();
     let mut found = anatomy(&graph).unwrap();
+    found.sinks = sinks;
     let bytes = std::fs::read(&row.record).unwrap();
     let file = SafeTensors::deserialize(&bytes).unwrap();
     // A parallel block has no `resid_mid`, and what PyTorch's modules do not hold was not recorded.
@@ -39,7 +52,7 @@ fn deviations(row: &Row, change: impl Fn(WeightRef, Tensor) -> Tensor) -> Vec<De
         let read = |site: &Site| {
             let view = file.tensor(&site.to_string()).unwrap();
             let values = view.data().as_chunks::<4>().0.iter().map(|&b| f32::from_le_bytes(b)).collect();
-            Tensor::f32(view.shape(), values).unwrap()
+            seen(*site, Tensor::f32(view.shape(), values).unwrap())
         };
         Ok(sites.iter().map(read).collect())
     };
@@ -86,4 +99,28 @@ fn the_identities_notice_one_wrong_weight() {
         let failing: Vec<_> = rows.iter().filter(|r| r.error > 1e-3 * r.scale).map(|r| (r.identity, r.layer)).collect();
         assert_eq!(failing, [(identity, Some(1))], "{name}");
     }
+}
+
+#[test]
+fn weights_of_attention_of_which_a_sink_takes_a_part_need_only_look_back() {
+    let row = rows().into_iter().find(|row| row.name == "gpt2-dynamo-mask").unwrap();
+    let failing = |sinks: &[usize], factor: f32, turned: bool| {
+        let seen = |site, value: Tensor| {
+            if site != Site::Block(1, BlockSite::Pattern) {
+                return value;
+            }
+            let shape = value.shape().to_vec();
+            let mut values: Vec<f32> = value.into_f32().unwrap().into_iter().map(|weight| factor * weight).collect();
+            if turned {
+                values.reverse();
+            }
+            Tensor::f32(shape, values).unwrap()
+        };
+        let rows = deviations_of(&row, sinks.iter().copied().collect(), seen, |_, value| value);
+        let failing = rows.iter().filter(|r| r.error > 1e-3 * r.scale).map(|r| r.identity.trim_start_matches("attn."));
+        failing.collect::<Vec<_>>()
+    };
+    assert_eq!(failing(&[], 0.5, false), ["pattern sums to 1", "z = attn.pattern attn.v"]);
+    assert_eq!(failing(&[1], 0.5, false), ["z = attn.pattern attn.v"]);
+    assert_eq!(failing(&[1], 0.5, true), ["pattern looks back only", "z = attn.pattern attn.v"]);
 }

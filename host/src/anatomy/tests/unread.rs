@@ -5,7 +5,7 @@ use engraft_plugin_api::{BlockSite, Role, Site, WeightRef};
 use super::spellings::{plain, truth};
 use super::{anatomy, fixture};
 use crate::anatomy::Anatomy;
-use crate::graph::testing::decoders::{D, IDS, MASK, Packed, Positions, Style, VOCAB};
+use crate::graph::testing::decoders::{D, HEADS, IDS, LAYERS, MASK, Packed, Positions, Style, VOCAB, WIDTH};
 use crate::graph::testing::{changed, quantised};
 use crate::graph::{Attr, DType, Dim, Graph, Patch};
 
@@ -240,4 +240,62 @@ fn masks_and_lengths_of_other_kinds_are_named() {
         patch.shunt(&positions, &wide).unwrap();
     });
     refused(&places, "anatomy-input-unread", &["`places`", "of all rows at once"]);
+}
+
+#[test]
+fn mixed_values_that_are_normed_before_they_are_projected_are_told() {
+    let before = anatomy(&plain().build().graph).unwrap();
+    let reads = before.weight(weight(Role::Output)).unwrap().input.clone().unwrap();
+    let found = anatomy(&with(plain(), |patch, _| {
+        let scale = patch.f32(&[HEADS * WIDTH], &[1.5; HEADS * WIDTH]);
+        let normed = patch.op("LayerNormalization", &[&reads, &scale], &[("axis", Attr::Int(-1))]).unwrap();
+        patch.shunt(&reads, &normed).unwrap();
+    }))
+    .unwrap();
+    assert_eq!(found.altered_values, [1].into());
+    let z = &found.sites[&Site::Block(1, BlockSite::Z)];
+    assert!(z.edge != reads && z.evidence.contains("after layer norm"), "{}: {}", z.edge, z.evidence);
+    assert_eq!(found.weight(weight(Role::Output)).unwrap().input.as_ref(), Some(&z.edge));
+    for kept in [BlockSite::Ln1Out, BlockSite::Q, BlockSite::K, BlockSite::V, BlockSite::Pattern] {
+        assert_eq!(site(&found, kept), site(&before, kept), "{kept:?}");
+    }
+}
+
+#[test]
+fn a_key_beside_those_of_the_positions_takes_a_part_of_the_weights() {
+    let before = anatomy(&plain().build().graph).unwrap();
+    assert!(before.sinks.is_empty());
+    let pattern = site(&before, BlockSite::Pattern);
+    let found = anatomy(&with(plain(), |patch, _| {
+        let scores = patch.graph().index().producer(&pattern).unwrap().input(0).unwrap().to_owned();
+        let [last, begin, end] = [-1, 0, -1].map(|n| patch.i64(&[1], &[n]));
+        let sink = patch.op("ReduceMax", &[&scores, &last], &[]).unwrap();
+        let all = patch.op("Concat", &[&scores, &sink], &[("axis", Attr::Int(-1))]).unwrap();
+        let weights = patch.op("Softmax", &[&all], &[]).unwrap();
+        let kept = patch.op("Slice", &[&weights, &begin, &end, &last], &[]).unwrap();
+        patch.shunt(&pattern, &kept).unwrap();
+    }))
+    .unwrap();
+    assert_eq!(found.sinks, [1].into());
+    let place = &found.sites[&Site::Block(1, BlockSite::Pattern)];
+    assert!(place.edge != pattern && place.evidence.contains("takes a part of it"), "{}", place.evidence);
+}
+
+#[test]
+fn keys_of_several_maps_leave_the_number_of_value_heads_known() {
+    let found = anatomy(&with(plain(), |patch, found| {
+        for layer in 0..LAYERS {
+            let [k, input] = [BlockSite::K, BlockSite::Ln1Out].map(|s| found.site(Site::Block(layer, s)).unwrap());
+            let matrix = patch.f32(&[D, 2 * WIDTH], &[0.1; 2 * D * WIDTH]);
+            let more = patch.op("MatMul", &[input, &matrix], &[]).unwrap();
+            let shape = patch.i64(&[4], &[0, 0, 2, WIDTH as i64]);
+            let more = patch.op("Reshape", &[&more, &shape], &[]).unwrap();
+            let sum = patch.op("Add", &[k, &more], &[]).unwrap();
+            patch.shunt(k, &sum).unwrap();
+        }
+    }))
+    .unwrap();
+    let reason = found.site(Site::Block(1, BlockSite::K)).unwrap_err();
+    assert!(reason.message().contains("2 linear maps make them together"), "{reason}");
+    assert_eq!(found.kv_heads, plain().kv);
 }

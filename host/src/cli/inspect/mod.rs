@@ -183,15 +183,18 @@ fn check(model: &Model, cancel: &Cancel) -> Result<Vec<Deviation>> {
 /// The facts of an anatomy, a line each.
 fn facts(table: &Table) -> [String; 2] {
     let named = |name: &Option<String>| name.as_deref().map_or("none".into(), |n| format!("`{n}`"));
+    // A number of 0 was not found: the rows below say why.
+    let heads = match (table.heads, table.kv_heads) {
+        (0, _) => "heads not read".to_owned(),
+        (heads, 0) => format!("{heads} heads of {} (those for keys not read)", table.d_head),
+        (heads, kv) => format!("{heads} heads of {} ({kv} for keys)", table.d_head),
+    };
+    let width = if table.d_mlp == 0 { "not read".to_owned() } else { table.d_mlp.to_string() };
     [
         format!(
-            "{} blocks, d_model {}, d_mlp {}, {} heads of {} ({} for keys), vocabulary {}, context {}",
+            "{} blocks, d_model {}, d_mlp {width}, {heads}, vocabulary {}, context {}",
             table.layers,
             table.d_model,
-            table.d_mlp,
-            table.heads,
-            table.d_head,
-            table.kv_heads,
             table.vocab,
             table.context.map_or("not bounded".into(), |c| c.to_string())
         ),

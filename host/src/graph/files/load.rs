@@ -176,23 +176,27 @@ impl Graph {
 }
 
 /// Makes every `Constant` whose tensor lies in a data file an initializer, so that it is checked, shared and exported
-/// like one. Vectors of floats in such nodes are parameters, and where matrices that are multiplied with are in them, so
-/// are all matrices; but not those that hold one number throughout.
+/// like one. Vectors of floats in such nodes are parameters, and so are tables of which rows are taken, and where
+/// matrices that are multiplied with are in them, all matrices; but not those that hold one number throughout.
 ///
 /// # Errors
 /// `graph-unsupported` for a tensor in a data file in another place.
 fn lift(graph: &mut GraphProto) -> Result<()> {
     let external = |t: &TensorProto| t.data_location == DataLocation::EXTERNAL.into();
     let inside = multiplies_constants(&graph.node);
+    let rows_taken = |node: &NodeProto| node.op_type == "Gather" && node.attribute.iter().all(|a| a.i == 0);
+    let tables: HashSet<String> =
+        graph.node.iter().filter(|n| rows_taken(n)).filter_map(|n| n.input.first().cloned()).collect();
     let (mut kept, mut lifted) = (Vec::with_capacity(graph.node.len()), Vec::new());
     for mut node in std::mem::take(&mut graph.node) {
         let standard = node.domain.is_empty() || node.domain == "ai.onnx";
+        let table = node.output.first().is_some_and(|name| tables.contains(name));
         let value = node.attribute.iter_mut().find(|a| a.name == "value").and_then(|a| a.t.as_mut());
         match value {
             Some(tensor)
                 if standard
                     && node.op_type == "Constant"
-                    && (external(tensor) || (inside || tensor.dims.len() == 1) && is_parameter(tensor)) =>
+                    && (external(tensor) || (inside || tensor.dims.len() == 1 || table) && is_parameter(tensor)) =>
             {
                 let mut tensor = std::mem::take(tensor);
                 tensor.name = node.output.first().cloned().unwrap_or_default();
