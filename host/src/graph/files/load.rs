@@ -1,6 +1,6 @@
 //! Reading a model file, with every check that can be made before a runtime sees it.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -176,17 +176,15 @@ impl Graph {
 }
 
 /// Makes every `Constant` whose tensor lies in a data file an initializer, so that it is checked, shared and exported
-/// like one. Vectors of floats in such nodes are parameters, and so are tables of which rows are taken, and where
-/// matrices that are multiplied with are in them, all matrices; but not those that hold one number throughout.
+/// like one. Vectors of floats in such nodes are parameters, and so are tables of which rows are added to something, and
+/// where matrices that are multiplied with are in them, all matrices; but not those that hold one number throughout.
 ///
 /// # Errors
 /// `graph-unsupported` for a tensor in a data file in another place.
 fn lift(graph: &mut GraphProto) -> Result<()> {
     let external = |t: &TensorProto| t.data_location == DataLocation::EXTERNAL.into();
     let inside = multiplies_constants(&graph.node);
-    let rows_taken = |node: &NodeProto| node.op_type == "Gather" && node.attribute.iter().all(|a| a.i == 0);
-    let tables: HashSet<String> =
-        graph.node.iter().filter(|n| rows_taken(n)).filter_map(|n| n.input.first().cloned()).collect();
+    let tables = added_tables(&graph.node);
     let (mut kept, mut lifted) = (Vec::with_capacity(graph.node.len()), Vec::new());
     for mut node in std::mem::take(&mut graph.node) {
         let standard = node.domain.is_empty() || node.domain == "ai.onnx";
@@ -214,6 +212,27 @@ fn lift(graph: &mut GraphProto) -> Result<()> {
         }
         None => Ok(()),
     }
+}
+
+/// The tensors of which a `Gather` takes rows that are added to something, as those of a position embedding are.
+fn added_tables(nodes: &[NodeProto]) -> HashSet<String> {
+    let (mut rows, mut found): (HashMap<&str, &str>, _) = (HashMap::new(), HashSet::new());
+    for node in nodes {
+        let Some(input) = node.input.first().map(String::as_str) else { continue };
+        let table = match node.op_type.as_str() {
+            "Gather" if node.attribute.iter().all(|a| a.i == 0) => Some(input),
+            "Reshape" | "Unsqueeze" | "Squeeze" | "Cast" | "Identity" => rows.get(input).copied(),
+            "Add" => {
+                found.extend(
+                    node.input.iter().filter_map(|edge| rows.get(edge.as_str())).map(|&table| table.to_owned()),
+                );
+                None
+            }
+            _ => None,
+        };
+        rows.extend(node.output.first().map(String::as_str).zip(table));
+    }
+    found
 }
 
 /// True if a matrix of a `Constant` node is the right factor of a product.
