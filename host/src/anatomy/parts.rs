@@ -35,8 +35,8 @@ pub struct Anatomy {
     pub norms: BTreeMap<Site, NormFacts>,
     /// The blocks whose attention and MLP read the same stream and are added to it together.
     pub parallel: BTreeSet<usize>,
-    /// The blocks in which something changes the values on the way from `attn.v` to their mixing, as a clip does, or once
-    /// they are mixed, as a norm does: `attn.z` is not `attn.pattern · attn.v` there.
+    /// The blocks in which something changes the values on the way from `attn.v` to their mixing, as a clip does, or
+    /// once they are mixed, as a norm does: `attn.z` is not `attn.pattern · attn.v` there.
     pub altered_values: BTreeSet<usize>,
     /// The blocks in which a key that is none of the positions' takes a part of the attention weights: a row of
     /// `attn.pattern` sums to less than 1 there.

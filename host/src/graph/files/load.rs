@@ -176,8 +176,8 @@ impl Graph {
 }
 
 /// Makes every `Constant` whose tensor lies in a data file an initializer, so that it is checked, shared and exported
-/// like one. Vectors of floats in such nodes are parameters, and so are tables of which rows are added to something, and
-/// where matrices that are multiplied with are in them, all matrices; but not those that hold one number throughout.
+/// like one. Vectors of floats in such nodes are parameters, and so are tables of which rows are added to something,
+/// and where matrices that are multiplied with are in them, all matrices; but not those that hold one number throughout.
 ///
 /// # Errors
 /// `graph-unsupported` for a tensor in a data file in another place.
