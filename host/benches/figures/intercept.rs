@@ -2,12 +2,12 @@
 
 use engraft::model::{Attached, Model, OpenOptions};
 use engraft::plugins::{Attachment, Method};
-use engraft::runtime::{Runtime, Value};
+use engraft::runtime::Runtime;
 use engraft_plugin_api::{BlockSite, Change, InterceptCall, Params, Place, RunRequest, Site, Tensor};
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::tools::{Outcome, atlas, commit, feed, median, plain, plugin, rows, seconds};
+use crate::tools::{Outcome, Passes, atlas, commit, median, plugin, rows, seconds};
 
 /// Adds to every number of what it is shown, or looks on.
 struct Adding(f32);
@@ -29,28 +29,16 @@ fn intercepted(runtime: &Runtime, folder: &Path, method: Arc<dyn Attached>) -> O
 
 /// All logits of four rows of 35 tokens with a method called at one site, against the runtime's defaults.
 pub(crate) fn intercept(runtime: &Runtime, large: &Path) -> Outcome<()> {
-    let program = plain(runtime, large)?;
     let model = Model::open(large, runtime, &OpenOptions::default())?;
     let adding = intercepted(runtime, large, Arc::new(Adding(1e-3)))?;
-    let rows = rows(4, 35, model.anatomy().vocab);
-    let feeds = feed(&program, &rows)?;
-    let feeds: Vec<(&str, &Value)> = feeds.iter().map(|(n, v)| (n.as_str(), v)).collect();
-    let fetch: Vec<&str> = program.outputs().iter().map(|p| p.name.as_str()).collect();
-    let logits = (0..4).flat_map(|row| (0..35).map(move |pos| Place { row, pos })).collect();
-    let request = RunRequest { rows, logits, ..RunRequest::default() };
-    let mut times = vec![Vec::new(); 3];
-    for _ in 0..15 {
-        times[0].push(seconds(|| program.run(&feeds, &fetch).map(drop).map_err(Into::into))?);
-        times[1].push(seconds(|| model.run(&request).map(drop).map_err(Into::into))?);
-        times[2].push(seconds(|| adding.run(&request).map(drop).map_err(Into::into))?);
-    }
-    let ratio = |i: usize, to: usize| median(times[i][1..].iter().zip(&times[to][1..]).map(|(a, b)| a / b).collect());
+    let passes = Passes::new(runtime, large, model.anatomy().vocab)?;
+    let times = passes.timed(15, &[(&model, &passes.all), (&adding, &passes.all)])?;
     println!(
         "forward pass, 4 x 35, all logits: a method called at one site {:.3}x of the plain session ({:.3} s), {:.3}x of \
          the model without it",
-        ratio(2, 0),
-        median(times[0].clone()),
-        ratio(2, 1)
+        times.ratio(2, 0),
+        times.plain(),
+        times.ratio(2, 1)
     );
     Ok(())
 }

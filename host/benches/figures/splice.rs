@@ -2,47 +2,32 @@
 
 use engraft::graph::{Attr, DType, Dim, Graph, Patch};
 use engraft::model::{Model, OpenOptions};
-use engraft::runtime::{Runtime, Value};
-use engraft_plugin_api::{BlockSite, Change, Fold, Increment, Place, RunRequest, Site, Splice, Tensor};
+use engraft::runtime::Runtime;
+use engraft_plugin_api::{BlockSite, Change, Fold, Increment, Site, Splice, Tensor};
 use std::path::Path;
 
-use crate::tools::{Outcome, commit, feed, median, plain, rows, seconds};
+use crate::tools::{Outcome, Passes, commit, seconds};
 
 /// A codebook of 100 keys in the middle block, against the runtime's defaults.
 pub(crate) fn splice(runtime: &Runtime, large: &Path) -> Outcome<()> {
-    let program = plain(runtime, large)?;
     let [none, with] = [(); 2].map(|()| Model::open(large, runtime, &OpenOptions::default()));
     let (none, with) = (none?, with?);
-    let rows = rows(4, 35, none.anatomy().vocab);
-    let feeds = feed(&program, &rows)?;
-    let feeds: Vec<(&str, &Value)> = feeds.iter().map(|(n, v)| (n.as_str(), v)).collect();
-    let fetch: Vec<&str> = program.outputs().iter().map(|p| p.name.as_str()).collect();
-    let last = (0..4).map(|row| Place { row, pos: 34 }).collect();
-    let last = RunRequest { rows: rows.clone(), logits: last, ..RunRequest::default() };
-    let places = (0..4).flat_map(|row| (0..35).map(move |pos| Place { row, pos })).collect();
-    let all = RunRequest { rows, logits: places, ..RunRequest::default() };
+    let passes = Passes::new(runtime, large, none.anatomy().vocab)?;
+    let (all, last) = (&passes.all, &passes.last);
     let add = |seed: f32, keys: usize| -> Outcome<f64> {
         let changes = vec![codebook(&with, keys, seed)?];
         seconds(|| commit(&with, changes.clone()).map(drop))
     };
     let first = add(0.0, 98)?;
     let more = [add(1.0, 1)?, add(2.0, 1)?];
-    let mut times = vec![Vec::new(); 5];
-    for _ in 0..25 {
-        times[0].push(seconds(|| program.run(&feeds, &fetch).map(drop).map_err(Into::into))?);
-        times[1].push(seconds(|| none.run(&all).map(drop).map_err(Into::into))?);
-        times[2].push(seconds(|| with.run(&all).map(drop).map_err(Into::into))?);
-        times[3].push(seconds(|| none.run(&last).map(drop).map_err(Into::into))?);
-        times[4].push(seconds(|| with.run(&last).map(drop).map_err(Into::into))?);
-    }
-    let ratio = |i: usize, to: usize| median(times[i][1..].iter().zip(&times[to][1..]).map(|(a, b)| a / b).collect());
+    let times = passes.timed(25, &[(&none, all), (&with, all), (&none, last), (&with, last)])?;
     println!(
         "a splice of 100 keys in one block, 4 x 35, plain session {:.3} s: all logits {:.3}x of the plain session and \
          {:.3}x of none; the last positions' {:.3}x of none; the first patch took {first:.2} s, the next {:.2} s",
-        median(times[0].clone()),
-        ratio(2, 0),
-        ratio(2, 1),
-        ratio(4, 3),
+        times.plain(),
+        times.ratio(2, 0),
+        times.ratio(2, 1),
+        times.ratio(4, 3),
         more[0].min(more[1])
     );
     Ok(())

@@ -5,7 +5,7 @@ use engraft::model::{Model, Proposal};
 use engraft::plugins::{Method, Registry, SearchPath};
 use engraft::runtime::{Program, ProgramOptions, Runtime, Value};
 use engraft::weights::PatchId;
-use engraft_plugin_api::{Change, Params};
+use engraft_plugin_api::{Change, Params, Place, RunRequest};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -80,4 +80,55 @@ pub(crate) fn commit(model: &Model, changes: Vec<Change>) -> Outcome<PatchId> {
     let (method, version) = ("bench".to_owned(), "1".to_owned());
     let (params, requests) = (Params::default(), Vec::new());
     Ok(model.commit(Proposal { method, version, params, artefact: None, requests, changes })?)
+}
+
+/// Four rows of 35 tokens, for models and for the session that the runtime makes if nobody says otherwise.
+pub(crate) struct Passes {
+    program: Program,
+    feeds: Vec<(String, Value)>,
+    /// Logits at every position.
+    pub(crate) all: RunRequest,
+    /// Logits at the last position of each row.
+    pub(crate) last: RunRequest,
+}
+
+impl Passes {
+    pub(crate) fn new(runtime: &Runtime, large: &Path, vocab: usize) -> Outcome<Self> {
+        let program = plain(runtime, large)?;
+        let rows = rows(4, 35, vocab);
+        let feeds = feed(&program, &rows)?;
+        let logits = (0..4).flat_map(|row| (0..35).map(move |pos| Place { row, pos })).collect();
+        let all = RunRequest { rows: rows.clone(), logits, ..RunRequest::default() };
+        let logits = (0..4).map(|row| Place { row, pos: 34 }).collect();
+        Ok(Self { program, feeds, all, last: RunRequest { rows, logits, ..RunRequest::default() } })
+    }
+
+    /// The times of the plain session, and of models with what each is asked, one after the other in every round.
+    pub(crate) fn timed(&self, rounds: usize, models: &[(&Model, &RunRequest)]) -> Outcome<Times> {
+        let feeds: Vec<(&str, &Value)> = self.feeds.iter().map(|(n, v)| (n.as_str(), v)).collect();
+        let fetch: Vec<&str> = self.program.outputs().iter().map(|p| p.name.as_str()).collect();
+        let mut times = vec![Vec::new(); 1 + models.len()];
+        for _ in 0..rounds {
+            times[0].push(seconds(|| self.program.run(&feeds, &fetch).map(drop).map_err(Into::into))?);
+            for (times, (model, request)) in times[1..].iter_mut().zip(models) {
+                times.push(seconds(|| model.run(request).map(drop).map_err(Into::into))?);
+            }
+        }
+        Ok(Times(times))
+    }
+}
+
+/// The times of the plain session, numbered 0, and of models, round by round.
+pub(crate) struct Times(Vec<Vec<f64>>);
+
+impl Times {
+    /// The median time of the plain session, in seconds.
+    pub(crate) fn plain(&self) -> f64 {
+        median(self.0[0].clone())
+    }
+
+    /// The median ratio within a round, without the first, in which programs are compiled.
+    pub(crate) fn ratio(&self, of: usize, to: usize) -> f64 {
+        median(self.0[of][1..].iter().zip(&self.0[to][1..]).map(|(a, b)| a / b).collect())
+    }
 }

@@ -38,12 +38,12 @@ struct Pool<S> {
 }
 
 impl<S> Sessions<S> {
-    /// One session, which took so long to make, for all calls.
+    /// One session for all calls.
     pub(super) fn one(first: S) -> Self {
         Self::of(first, Duration::ZERO, 1, None)
     }
 
-    /// As many as `most`, made as they are needed.
+    /// As many as `most`, made as they are needed; making the first one took `price`.
     pub(super) fn growing(
         first: S,
         price: Duration,
